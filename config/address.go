@@ -1,0 +1,51 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+)
+
+// checkAddress says what is wrong with a host:port, and what would be right. It
+// asks no resolver.
+func checkAddress(address string) error {
+	bad := func(why string) error {
+		return fmt.Errorf("listen address %q: %s: want host:port, such as :3000, 127.0.0.1:3000 or [::1]:3000", address, why)
+	}
+	if address == "" {
+		return bad("it is empty")
+	}
+	if strings.Contains(address, "/") {
+		return bad("it looks like a path or URL")
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		if addrErr, ok := err.(*net.AddrError); ok {
+			return bad(addrErr.Err)
+		}
+		return bad(err.Error())
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil || n < 0 || n > 65535 {
+		return bad(fmt.Sprintf("port %q is not a number from 0 to 65535", port))
+	}
+	if strings.ContainsAny(host, " \t\n\x00") {
+		return bad("the host holds white space")
+	}
+	return nil
+}
+
+// checkName holds a name to what can stand in a file's name on every system.
+func checkName(name string) error {
+	if len(name) > 64 {
+		return fmt.Errorf("name %q: %d characters long: want at most 64", name, len(name))
+	}
+	for i, r := range name {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_'
+		if !letter && (i == 0 || r != '-' && r != '.') {
+			return fmt.Errorf("name %q: %q at character %d: want letters, digits, '_', and after the first '-' or '.'", name, r, i+1)
+		}
+	}
+	return nil
+}
