@@ -1,0 +1,138 @@
+// Package launch starts worker processes and is the only one that waits for
+// them. It starts what it is told, when it is told: when and what is the
+// master's business.
+//
+// A process is started through a stage: this same executable under another
+// argv[0], which prepares itself in the child and then executes the program.
+package launch
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"drover/internal/sys"
+)
+
+// Program is what a generation runs, pinned: its executable and its working
+// directory are held open, so that each start runs the very same file, whatever
+// has been deployed over its path since.
+type Program struct {
+	Path string   // absolute, symlinks kept
+	Argv []string // with argv[0]
+	Env  []string
+	Dir  string // absolute, symlinks kept
+
+	exec int // O_PATH descriptor of Path; -1 for a script
+	dir  int // O_PATH descriptor of Dir
+}
+
+// Pin opens the program at path, an absolute one, with dir as its working
+// directory, also absolute. A script cannot be pinned, since its interpreter
+// opens it by its path again; Pinned tells. The caller closes the Program when
+// no life will be started from it any more.
+func Pin(path string, argv, env []string, dir string) (*Program, error) {
+	p := &Program{Path: path, Argv: argv, Env: env, Dir: dir, exec: -1, dir: -1}
+	script, err := isScript(path)
+	if err != nil {
+		return nil, fmt.Errorf("program: %w", err)
+	}
+	if p.dir, err = sys.OpenPath(dir); err != nil {
+		return nil, fmt.Errorf("working directory: %w", err)
+	}
+	if !script {
+		if p.exec, err = sys.OpenPath(path); err != nil {
+			p.Close()
+			return nil, fmt.Errorf("program: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// Pinned reports whether every start runs the same file; false for a script.
+func (p *Program) Pinned() bool { return p.exec >= 0 }
+
+// Close gives the held files back. Lives that run are not touched.
+func (p *Program) Close() {
+	for _, fd := range []int{p.exec, p.dir} {
+		if fd >= 0 {
+			sys.Close(fd)
+		}
+	}
+	p.exec, p.dir = -1, -1
+}
+
+// isScript reports whether the executable file at path begins with "#!"
+// (execve(2)). It refuses what cannot be executed at all.
+func isScript(path string) (bool, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return false, err
+	}
+	if info.IsDir() || info.Mode()&0o111 == 0 {
+		return false, fmt.Errorf("%s is not executable: want a program, or a script with mode +x", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		if os.IsPermission(err) {
+			return false, nil // may be executed though not read: no script could
+		}
+		return false, err
+	}
+	defer f.Close()
+	head := make([]byte, 2)
+	_, err = io.ReadFull(f, head)
+	return err == nil && string(head) == "#!", nil
+}
+
+// Resolve makes a program's name as it was typed absolute: a name without a
+// slash is looked for in PATH, a relative path is joined to dir. Symlinks are
+// kept, so that a reload follows one that was moved.
+func Resolve(name, dir string) (string, error) {
+	if !strings.Contains(name, "/") {
+		found, err := exec.LookPath(name)
+		if err != nil {
+			return "", fmt.Errorf("find program %q in PATH: %w", name, err)
+		}
+		name = found
+	}
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(dir, name)
+	}
+	return name, nil
+}
+
+// WorkingDirectory is the absolute path of the directory that this process is
+// in, with the symlinks by which it was entered kept where PWD tells them.
+func WorkingDirectory() (string, error) { return os.Getwd() }
+
+// own names the variables that belong to the master and never reach a worker:
+// a service manager's (sd_notify(3), sd_listen_fds(3)), and drover's channel.
+func own(name string) bool {
+	switch name {
+	case "NOTIFY_SOCKET", "DROVER_CHANNEL", "PWD":
+		return true
+	}
+	return strings.HasPrefix(name, "LISTEN_") || strings.HasPrefix(name, "WATCHDOG_")
+}
+
+// environ is a worker's environment: the program's, without what is the
+// master's own, and what set adds.
+func (p *Program) environ(set ...string) []string {
+	env := make([]string, 0, len(p.Env)+len(set)+1)
+	for _, kv := range p.Env {
+		if name, _, _ := strings.Cut(kv, "="); !own(name) {
+			env = append(env, kv)
+		}
+	}
+	env = append(env, "PWD="+p.Dir)
+	return append(env, set...)
+}
+
+// fdPath is a path that opens the same file as descriptor fd of the process
+// that uses it (proc(5)).
+func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
