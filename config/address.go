@@ -7,12 +7,17 @@ import (
 	"strings"
 )
 
+// AddressError is a listen address that cannot be one.
+type AddressError struct{ Address, Why string }
+
+func (e *AddressError) Error() string {
+	return fmt.Sprintf("listen address %q: %s: want host:port, such as :3000, 127.0.0.1:3000 or [::1]:3000", e.Address, e.Why)
+}
+
 // checkAddress says what is wrong with a host:port, and what would be right. It
 // asks no resolver.
 func checkAddress(address string) error {
-	bad := func(why string) error {
-		return fmt.Errorf("listen address %q: %s: want host:port, such as :3000, 127.0.0.1:3000 or [::1]:3000", address, why)
-	}
+	bad := func(why string) error { return &AddressError{address, why} }
 	if address == "" {
 		return bad("it is empty")
 	}
@@ -39,13 +44,32 @@ func checkAddress(address string) error {
 // checkName holds a name to what can stand in a file's name on every system.
 func checkName(name string) error {
 	if len(name) > 64 {
-		return fmt.Errorf("name %q: %d characters long: want at most 64", name, len(name))
+		return wrong("name", "%q is %d characters long: want at most 64", name, len(name))
 	}
 	for i, r := range name {
 		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_'
 		if !letter && (i == 0 || r != '-' && r != '.') {
-			return fmt.Errorf("name %q: %q at character %d: want letters, digits, '_', and after the first '-' or '.'", name, r, i+1)
+			return wrong("name", "%q has %q at character %d: want letters, digits, '_', and after the first '-' or '.'", name, r, i+1)
 		}
 	}
 	return nil
+}
+
+// CleanName makes an app's default name of any text: what checkName refuses
+// becomes '-'.
+func CleanName(text string) string {
+	name := []byte(text)
+	for i := range name {
+		if checkName("a"+string(name[i])) != nil {
+			name[i] = '-'
+		}
+	}
+	trimmed := strings.TrimLeft(string(name), "-.")
+	if len(trimmed) > 64 {
+		trimmed = trimmed[:64]
+	}
+	if trimmed == "" {
+		return "app"
+	}
+	return trimmed
 }

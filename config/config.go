@@ -152,27 +152,38 @@ func (c Config) WithDefaults() Config {
 	return c
 }
 
-// Check returns the first thing in c that cannot work, with the field's name,
-// its value and what would be right.
+// Error is a field of a Config that cannot work as it is.
+type Error struct{ Field, Why string }
+
+func (e *Error) Error() string { return e.Field + ": " + e.Why }
+
+func wrong(field, format string, args ...any) error {
+	return &Error{field, fmt.Sprintf(format, args...)}
+}
+
+// Check returns the first thing in c that cannot work, as an *Error or an
+// *AddressError: the field, its value and what would be right.
 func (c Config) Check() error {
-	if err := checkName(c.Name); c.Name != "" && err != nil {
-		return err
+	if c.Name != "" {
+		if err := checkName(c.Name); err != nil {
+			return err
+		}
 	}
 	if c.Workers < 0 || c.Workers > 1024 {
-		return fmt.Errorf("workers: %d: want a number from 1 to 1024, or 0 (auto) for one per CPU", c.Workers)
+		return wrong("workers", "%d: want a number from 1 to 1024, or 0 (auto) for one per CPU", c.Workers)
 	}
 	if c.Procs < 0 {
-		return fmt.Errorf("procs: %d: want a number of at least 1, or 0 for 1", c.Procs)
+		return wrong("procs", "%d: want a number of at least 1, or 0 for 1", c.Procs)
 	}
 	if c.LogFormat != "" && c.LogFormat != "text" && c.LogFormat != "json" {
-		return fmt.Errorf("log format %q: want text or json", c.LogFormat)
+		return wrong("log format", "%q: want text or json", c.LogFormat)
 	}
 	for _, d := range []struct {
-		name string
-		v    time.Duration
+		field string
+		value time.Duration
 	}{{"ready timeout", c.ReadyTimeout}, {"min uptime", c.MinUptime}, {"drain", c.Drain}, {"stop delay", c.StopDelay}} {
-		if d.v < 0 {
-			return fmt.Errorf("%s: %v: want a duration of at least 0", d.name, d.v)
+		if d.value < 0 {
+			return wrong(d.field, "%v: want a duration of at least 0", d.value)
 		}
 	}
 	seen := map[string]bool{}
@@ -185,7 +196,7 @@ func (c Config) Check() error {
 			name = l.Address
 		}
 		if seen[name] {
-			return fmt.Errorf("listen: %q is named twice: give each address once, or different names", name)
+			return wrong("listen", "%q is named twice: give each address once, or different names", name)
 		}
 		seen[name] = true
 	}

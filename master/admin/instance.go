@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -212,4 +213,21 @@ func Names(dir string) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// NameOf is the name of the app in the runtime directory dir whose master or
+// worker pid is, or "" when it is none's.
+func NameOf(dir string, pid int) string {
+	paths, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil {
+		return ""
+	}
+	who := identify(pid)
+	for _, path := range paths {
+		r, err := readRecord(path)
+		if err == nil && (r.Master == who || slices.Contains(r.Workers, who)) {
+			return strings.TrimSuffix(filepath.Base(path), ".json")
+		}
+	}
+	return ""
 }

@@ -106,9 +106,40 @@ func Resolve(name, dir string) (string, error) {
 	return name, nil
 }
 
-// WorkingDirectory is the absolute path of the directory that this process is
-// in, with the symlinks by which it was entered kept where PWD tells them.
-func WorkingDirectory() (string, error) { return os.Getwd() }
+// Self is the path of the program that this process runs, by the name it was
+// started with, so that a deploy over that path is found; and the working
+// directory, with the symlinks by which it was entered where PWD tells them.
+func Self() (path, dir string, err error) {
+	if dir, err = os.Getwd(); err != nil {
+		return "", "", fmt.Errorf("find the working directory: %w", err)
+	}
+	if path, err = Resolve(os.Args[0], dir); err == nil && sameAsSelf(path) {
+		return path, dir, nil
+	}
+	// argv[0] names something else, or nothing: take the kernel's word.
+	path, err = os.Executable()
+	return path, dir, err
+}
+
+func sameAsSelf(path string) bool {
+	a, errA := os.Stat(path)
+	b, errB := os.Stat("/proc/self/exe")
+	return errA == nil && errB == nil && os.SameFile(a, b)
+}
+
+// ShareMemory sets GOMEMLIMIT, where the environment does not set it, to an
+// equal share for each worker of nine tenths of limit, in bytes. A limit of 0
+// is none.
+func (p *Program) ShareMemory(limit int64, workers int) {
+	for _, kv := range p.Env {
+		if strings.HasPrefix(kv, "GOMEMLIMIT=") {
+			return
+		}
+	}
+	if limit > 0 {
+		p.Env = append(p.Env, fmt.Sprintf("GOMEMLIMIT=%d", limit/10*9/int64(workers)))
+	}
+}
 
 // own names the variables that belong to the master and never reach a worker:
 // a service manager's (sd_notify(3), sd_listen_fds(3)), and drover's channel.

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"drover/internal/sys"
+	"drover/master/admin"
+
+	"github.com/spf13/cobra"
+)
+
+// asking makes a command that asks a running master, found by --name.
+func asking(use, short string, args cobra.PositionalArgs, ask func(cmd *cobra.Command, c *admin.Client, args []string) error) *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use: use, Short: short, Args: args,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := admin.Dial(admin.RuntimeDir(), name)
+			if err != nil {
+				return err
+			}
+			return ask(cmd, c, args)
+		},
+	}
+	cmd.Flags().StringVar(&name, "name", "", "name of the app; not needed when only one runs")
+	return cmd
+}
+
+func listCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the apps that run", Args: takes(0, 0, "no argument"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			names, err := admin.Names(admin.RuntimeDir())
+			if err != nil {
+				return err
+			}
+			if len(names) == 0 {
+				fmt.Fprintf(os.Stderr, "no app is running (looked in %s)\n", admin.RuntimeDir())
+				return nil
+			}
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "NAME\tPID\tSTATE\tGENERATION\tREADY\tLISTEN")
+			for _, name := range names {
+				c, err := admin.Dial(admin.RuntimeDir(), name)
+				if err != nil {
+					return err
+				}
+				s, err := c.Status(cmd.Context())
+				if err != nil {
+					fmt.Fprintf(w, "%s\t\t%v\n", name, err)
+					continue
+				}
+				ready := 0
+				for _, worker := range s.Workers {
+					if worker.State == "ready" {
+						ready++
+					}
+				}
+				fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%d/%d\t%s\n", s.Name, s.PID, s.State, s.Generation, ready, len(s.Slots), addresses(s))
+			}
+			return w.Flush()
+		},
+	}
+}
+
+func addresses(s admin.Status) string {
+	text := ""
+	for i, l := range s.Listen {
+		if i > 0 {
+			text += " "
+		}
+		text += l.Address
+	}
+	return text
+}
+
+func statusCommand() *cobra.Command {
+	var asJSON bool
+	cmd := asking("status", "Show the workers of a running app", takes(0, 0, "no argument"), func(cmd *cobra.Command, c *admin.Client, _ []string) error {
+		s, err := c.Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
+		}
+		return printStatus(cmd.OutOrStdout(), s, time.Now())
+	})
+	cmd.Flags().BoolVar(&asJSON, "json", false, "as one JSON object")
+	return cmd
+}
+
+func printStatus(out io.Writer, s admin.Status, now time.Time) error {
+	fmt.Fprintf(out, "%s: %s, pid %d, generation %d, listening on %s, %d requests since its start\n",
+		s.Name, s.State, s.PID, s.Generation, addresses(s), s.Totals.Requests)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "SLOT\tID\tPID\tGEN\tSTATE\tRESTARTS\tUPTIME\tREQUESTS\tCONNS\tIN FLIGHT\tRSS\tCPU")
+	for _, l := range s.Workers {
+		requests, conns, inFlight := fmt.Sprint(l.Requests), fmt.Sprint(l.Connections), fmt.Sprint(l.InFlight)
+		if !l.Counted {
+			requests, conns, inFlight = "–", "–", "–"
+		}
+		fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%s\t%d\t%s\t%s\t%s\t%s\t%.1f MiB\t%.1f %%\n", l.Slot, l.ID, l.PID, l.Generation, l.State, l.Restarts,
+			time.Duration(l.UptimeSeconds*float64(time.Second)).Round(time.Second), requests, conns, inFlight, float64(l.RSSBytes)/(1<<20), l.CPUPercent)
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, slot := range s.Slots {
+		if slot.NextStart != nil {
+			fmt.Fprintf(out, "slot %d: waits until %s for its restart (in %s)\n", slot.Slot,
+				slot.NextStart.Local().Format("15:04:05.000"), slot.NextStart.Sub(now).Round(time.Millisecond))
+		}
+	}
+	if n := len(s.Exits); n > 0 {
+		e := s.Exits[n-1]
+		fmt.Fprintf(out, "last exit: slot %d, pid %d, %s, %s ago\n", e.Slot, e.PID, e.Reason, now.Sub(e.At).Round(time.Second))
+	}
+	return nil
+}
+
+func reloadCommand() *cobra.Command {
+	return asking("reload", "Replace every worker by the program as it is now, losing no request", takes(0, 0, "no argument"),
+		func(cmd *cobra.Command, c *admin.Client, _ []string) error {
+			if err := c.Reload(cmd.Context()); err != nil {
+				return err
+			}
+			s, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: generation %d serves\n", s.Name, s.Generation)
+			return nil
+		})
+}
+
+func restartCommand() *cobra.Command {
+	return asking("restart SLOT", "Replace the worker of one slot, losing no request", takes(1, 1, "a slot's number"),
+		func(cmd *cobra.Command, c *admin.Client, args []string) error {
+			slot, err := strconv.Atoi(args[0])
+			if err != nil || slot < 0 {
+				return usage(fmt.Errorf("restart %q: want a slot's number, such as 0 (drover status lists them)", args[0]))
+			}
+			if err := c.Restart(cmd.Context(), slot); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: slot %d has a new worker\n", c.Name, slot)
+			return nil
+		})
+}
+
+func stopCommand() *cobra.Command {
+	return asking("stop", "Stop an app; what it has accepted is answered first", takes(0, 0, "no argument"),
+		func(cmd *cobra.Command, c *admin.Client, _ []string) error {
+			s, err := c.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			fd, err := sys.PidfdOpen(s.PID)
+			if err != nil {
+				return err
+			}
+			master := os.NewFile(uintptr(fd), "pidfd")
+			defer master.Close()
+			if err := c.Stop(cmd.Context()); err != nil {
+				return err
+			}
+			if err := sys.AwaitReadable(master); err != nil {
+				return fmt.Errorf("wait for the end of process %d: %w", s.PID, err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: stopped\n", s.Name)
+			return nil
+		})
+}

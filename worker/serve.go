@@ -1,0 +1,143 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"drover/config"
+	"drover/internal/sys"
+	"drover/ipc"
+	"drover/ipc/scoreboard"
+)
+
+// Engine answers requests on listeners. *http.Server has these methods.
+type Engine interface {
+	// Serve accepts on l until l is closed. It may be called for several
+	// listeners, at once and one after the other.
+	Serve(l net.Listener) error
+	// Shutdown is called when every listener is closed: it closes idle
+	// connections and returns when no request is in flight, or with ctx's error.
+	Shutdown(ctx context.Context) error
+}
+
+// Attached is an Engine that counts on the scoreboard, keeps the limits, and
+// asks its clients to close once draining is closed. drover's own engines are.
+// Attach is called once, before Serve.
+type Attached interface {
+	Engine
+	Attach(board *scoreboard.Board, limits config.HTTP, draining <-chan struct{}, log *slog.Logger)
+}
+
+// Serve has an engine answer on every listener of this worker, tells the master
+// that it is ready, and blocks until the worker has drained: then it returns
+// nil. It returns an error when the engine fails, or when requests were still in
+// flight at the end of the drain time.
+func (w *Worker) Serve(e Engine) error {
+	attached, ok := e.(Attached)
+	if !ok && w.wrap != nil {
+		e = w.wrap(e)
+		attached, ok = e.(Attached)
+	}
+	if ok {
+		attached.Attach(w.board, w.config.HTTP, w.draining, w.log)
+	}
+	served := make(chan error)
+	running := 0
+	for _, l := range w.listeners {
+		open, err := l.open()
+		if err != nil {
+			return err
+		}
+		running++
+		go func() {
+			err := e.Serve(open)
+			if err != nil {
+				err = fmt.Errorf("serve on %s: %w", l.address, err)
+			}
+			served <- err
+		}()
+	}
+	w.Ready()
+	for ; running > 0; running-- {
+		err := <-served
+		select {
+		case <-w.draining:
+		default:
+			// What the others still serve ends with the process.
+			if err == nil {
+				err = fmt.Errorf("the engine stopped serving unasked")
+			}
+			return err
+		}
+	}
+	return w.drain(e)
+}
+
+// drain finishes what the worker has, within the drain time.
+func (w *Worker) drain(e Engine) error {
+	ctx, cancel := context.WithTimeout(context.Background(), w.life.Drain)
+	defer cancel()
+	w.lameDuck(ctx, e)
+	if err := e.Shutdown(ctx); err != nil {
+		return fmt.Errorf("drain: requests were still in flight after %s: %w", w.life.Drain, err)
+	}
+	return nil
+}
+
+// lameDuck keeps idle connections open for a while, in which every response
+// asks its client to close. It ends early when no connection is left.
+func (w *Worker) lameDuck(ctx context.Context, e Engine) {
+	final := w.final
+	over := time.NewTimer(max(0, w.life.LameDuck))
+	defer over.Stop()
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for {
+		select {
+		case <-final:
+			final = nil
+			if err := w.empty(e); err != nil {
+				w.log.Error("answer what is queued", "error", err)
+			}
+		case <-look.C:
+			if w.board.Snapshot().Connections == 0 && w.board.Counting() {
+				return
+			}
+		case <-over.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// empty serves what is queued on every socket that we hold, our own and our
+// siblings', since nobody will accept on them any more; then it tells the
+// master that it is done with them.
+func (w *Worker) empty(e Engine) error {
+	defer w.say(ipc.Message{Kind: ipc.Closed})
+	for _, l := range w.listeners {
+		sockets := l.raw()
+		for _, fd := range sockets {
+			// The master has done so; when it is dead, we do.
+			if err := sys.RefuseNew(fd); err != nil {
+				w.log.Error("refuse new connections", "address", l.address, "error", err)
+			}
+		}
+		address, err := net.ResolveTCPAddr("tcp", l.address)
+		if err != nil {
+			return err
+		}
+		err = e.Serve(&queue{address: address, sockets: sockets})
+		for _, fd := range sockets {
+			sys.Close(fd)
+		}
+		if err != nil {
+			return fmt.Errorf("serve what is queued on %s: %w", l.address, err)
+		}
+	}
+	return nil
+}
