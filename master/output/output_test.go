@@ -1,0 +1,131 @@
+package output
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestSinkNeverWaitsAndTellsWhatItDropped(t *testing.T) {
+	r, w := io.Pipe() // blocks its writer until it is read
+	s := NewSink(w)
+	const lines = 3 * sinkLines
+	for i := range lines {
+		fmt.Fprintf(s, "line %d\n", i) // would block here for ever, were it to wait
+	}
+	got := make(chan []string)
+	go func() {
+		text, _ := io.ReadAll(r)
+		got <- strings.Split(strings.TrimSpace(string(text)), "\n")
+	}()
+	// Write until the sink has had room to tell.
+	for i := 0; ; i++ {
+		s.mu.Lock()
+		told := s.dropped == 0
+		s.mu.Unlock()
+		if told {
+			break
+		}
+		fmt.Fprintf(s, "after\n")
+	}
+	s.Close(time.Minute)
+	w.Close()
+	text := <-got
+	if text[0] != "line 0" || text[sinkLines-1] != fmt.Sprintf("line %d", sinkLines-1) {
+		t.Errorf("the first lines are %q", text[:3])
+	}
+	if !slices.ContainsFunc(text, func(l string) bool { return strings.Contains(l, "lines were dropped") }) {
+		t.Error("nothing tells of the dropped lines")
+	}
+}
+
+func TestSinkCloseWritesWhatIsQueued(t *testing.T) {
+	var out bytes.Buffer
+	s := NewSink(&out)
+	fmt.Fprintln(s, "last words")
+	s.Close(time.Minute)
+	fmt.Fprintln(s, "too late")
+	if out.String() != "last words\n" {
+		t.Errorf("%q", out.String())
+	}
+}
+
+func TestLines(t *testing.T) {
+	long := strings.Repeat("x", maxLine)
+	for in, want := range map[string][]string{
+		"":                    nil,
+		"one\ntwo\n":          {"one", "two"},
+		"\n\n":                {"", ""},
+		"no newline":          {"no newline"},
+		long + "tail\nnext\n": {long, "tail", "next"},
+	} {
+		s, w, err := Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			io.WriteString(w, in)
+			w.Close()
+		}()
+		var got []string
+		s.Lines(func(line []byte) { got = append(got, string(line)) })
+		s.Close()
+		if !slices.Equal(got, want) {
+			t.Errorf("%.20q: %d lines, want %d", in, len(got), len(want))
+		}
+	}
+}
+
+func TestTailKeepsTheLast(t *testing.T) {
+	var tail Tail
+	for i := range 3 * tailLines {
+		tail.Add(fmt.Append(nil, i))
+	}
+	got := tail.Lines()
+	if len(got) != tailLines || got[0] != fmt.Sprint(2*tailLines) || got[tailLines-1] != fmt.Sprint(3*tailLines-1) {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestFormats(t *testing.T) {
+	var out bytes.Buffer
+	NewLogger(&out, "text").Warn("worker 0 exited: signal: killed", "slot", 0)
+	if got := out.String(); !strings.HasSuffix(got, " warn: worker 0 exited: signal: killed\n") || strings.Count(got, "\n") != 1 {
+		t.Errorf("text: %q", got)
+	}
+	out.Reset()
+	NewLogger(&out, "json").Info("worker 0 ready", "event", "ready", "slot", 0)
+	var obj map[string]any
+	if err := json.Unmarshal(out.Bytes(), &obj); err != nil || obj["event"] != "ready" || obj["slot"] != 0.0 {
+		t.Errorf("json: %q, %v", out.String(), err)
+	}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC)
+	if got := string(WorkerLine("text", at, 3, "stderr", []byte("panic: no"))); got != "03:04:05.006 [3] panic: no\n" {
+		t.Errorf("%q", got)
+	}
+	if err := json.Unmarshal(WorkerLine("json", at, 3, "stderr", []byte(`a "b"`)), &obj); err != nil || obj["msg"] != `a "b"` || obj["stream"] != "stderr" {
+		t.Errorf("%v, %v", obj, err)
+	}
+}
+
+func TestStreamSurvivesItsWriterBeingKilled(t *testing.T) {
+	s, w, err := Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	s.Lines(func([]byte) { t.Error("a line from nobody") })
+	if err := s.Close(); err != nil && !os.IsNotExist(err) {
+		t.Error(err)
+	}
+}
