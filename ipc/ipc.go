@@ -57,6 +57,7 @@ const (
 	// Master to worker.
 
 	Welcome  Kind = "welcome"  // answers the hello: Life, Listen; Sockets and their descriptors, the scoreboard's first
+	Sockets  Kind = "sockets"  // more Sockets and their descriptors, none before them
 	Stopping Kind = "stopping" // the app will stop in a while: say so to load balancers, serve on
 	Drain    Kind = "drain"    // finish what you have and exit; Final when the whole app stops
 )
@@ -114,13 +115,18 @@ func (m Message) check() error {
 			return fmt.Errorf("welcome to slot %d as life %d", m.Life.Slot, m.Life.ID)
 		}
 		for _, s := range m.Sockets {
-			if s.Listen < 0 || s.Listen >= len(m.Listen) || s.Slot < 0 {
-				return fmt.Errorf("welcome brings a socket of slot %d for address %d, but has %d addresses", s.Slot, s.Listen, len(m.Listen))
+			if s.Listen >= len(m.Listen) {
+				return fmt.Errorf("welcome brings a socket of address %d, but has %d addresses", s.Listen, len(m.Listen))
 			}
 		}
-	case Ready, Leaving, Closed, Stopping, Drain:
+	case Sockets, Ready, Leaving, Closed, Stopping, Drain:
 	default:
 		return fmt.Errorf("unknown kind %q", m.Kind)
+	}
+	for _, s := range m.Sockets {
+		if s.Listen < 0 || s.Slot < 0 {
+			return fmt.Errorf("%s brings a socket of address %d for slot %d", m.Kind, s.Listen, s.Slot)
+		}
 	}
 	return nil
 }

@@ -161,14 +161,14 @@ func (m *Master) said(l *life, generation int, msg ipc.Message) {
 			_ = l.process.Kill()
 			return
 		}
-		m.step(fleet.Said{Life: l.id, Word: fleet.Online_})
+		m.step(fleet.Said{Life: l.id, Word: fleet.SaysOnline})
 	case ipc.Ready:
-		m.step(fleet.Said{Life: l.id, Word: fleet.Ready_})
+		m.step(fleet.Said{Life: l.id, Word: fleet.SaysReady})
 	case ipc.Leaving:
 		m.log.Info(fmt.Sprintf("worker %d leaves: %s", l.slot, msg.Reason), "event", "leaving", "slot", l.slot, "life", l.id, "why", msg.Reason)
-		m.step(fleet.Said{Life: l.id, Word: fleet.Leaving_})
+		m.step(fleet.Said{Life: l.id, Word: fleet.SaysLeaving})
 	case ipc.Closed:
-		m.step(fleet.Said{Life: l.id, Word: fleet.Closed_})
+		m.step(fleet.Said{Life: l.id, Word: fleet.SaysClosed})
 	default:
 		m.log.Warn(fmt.Sprintf("worker %d sent a bad message: %q is the master's word", l.slot, msg.Kind), "event", "bad_message", "slot", l.slot)
 	}
@@ -227,7 +227,10 @@ func (m *Master) welcome(l *life, generation int, hello ipc.Message) error {
 
 // ended folds a life's counts into its slot's and gives its things back.
 func (m *Master) ended(l *life, exit sys.Exit, err error) {
-	m.slot(l.slot).fold(l.board.Snapshot())
+	if m.totals[l.slot] == nil {
+		m.totals[l.slot] = new(scoreboard.Totals)
+	}
+	m.totals[l.slot].Add(l.board.Snapshot())
 	l.board.Close()
 	sys.Close(l.boardFD)
 	l.conn.Close()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"drover/config"
+	"drover/ipc/scoreboard"
 	"drover/master/admin"
 	"drover/master/fleet"
 	"drover/master/launch"
@@ -61,9 +62,9 @@ type Master struct {
 	pending     []fleet.Event // what happened while an event was acted upon
 	groups      []*listen.Group
 	lives       map[fleet.LifeID]*life
-	generations map[int]*launch.Program // that a life may yet be started from
-	newest      int                     // generation number given last
-	totals      map[int]*slotTotals
+	generations map[int]*launch.Program    // that a life may yet be started from
+	newest      int                        // generation number given last
+	totals      map[int]*scoreboard.Totals // of ended lives, by slot
 	reloads     []reloadCall
 	restarts    map[int][]chan<- error // by slot
 	ready       bool                   // every worker has been ready once: users were told
@@ -107,7 +108,7 @@ func New(ctx context.Context, o Options) (m *Master, err error) {
 		done:        make(chan struct{}),
 		lives:       map[fleet.LifeID]*life{},
 		generations: map[int]*launch.Program{},
-		totals:      map[int]*slotTotals{},
+		totals:      map[int]*scoreboard.Totals{},
 		restarts:    map[int][]chan<- error{},
 	}
 	defer func() {

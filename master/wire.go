@@ -11,20 +11,6 @@ import (
 	"drover/master/fleet"
 )
 
-// slotTotals are the counts of a slot's ended lives. They only grow.
-type slotTotals struct {
-	scoreboard.Totals
-}
-
-func (t *slotTotals) fold(s scoreboard.Snapshot) { t.Add(s) }
-
-func (m *Master) slot(n int) *slotTotals {
-	if m.totals[n] == nil {
-		m.totals[n] = new(slotTotals)
-	}
-	return m.totals[n]
-}
-
 // Status is the app as it is now. It may be called from any goroutine.
 func (m *Master) Status(ctx context.Context) (admin.Status, error) {
 	answer := make(chan admin.Status, 1)
@@ -66,7 +52,7 @@ func (m *Master) status(now time.Time) admin.Status {
 	}
 	var total scoreboard.Totals
 	for _, t := range m.totals {
-		total.Merge(t.Totals)
+		total.Merge(*t)
 	}
 	for _, life := range snap.Lives {
 		l := m.lives[life.ID]

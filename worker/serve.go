@@ -103,7 +103,7 @@ func (w *Worker) lameDuck(ctx context.Context, e Engine) {
 				w.log.Error("answer what is queued", "error", err)
 			}
 		case <-look.C:
-			if w.board.Snapshot().Connections == 0 && w.board.Counting() {
+			if open, counted := w.board.Connections(); counted && open == 0 {
 				return
 			}
 		case <-over.C:

@@ -1,0 +1,381 @@
+// Package fleet decides which workers are started, retired and killed, and
+// when. It is pure: events and the present instant go in, actions come out, and
+// the only thing that it keeps is what it knows. testdata holds its manual: one
+// script for each thing that can happen.
+//
+// The master's loop owns a Fleet: it calls Step with each event, carries out
+// the actions, and calls Step with a Tick at Deadline.
+package fleet
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// LifeID names a life, from 1; no number is ever used again.
+type LifeID uint64
+
+// State is how far a life has come. It may skip forward, never back, and exits
+// from any state.
+type State int
+
+const (
+	Starting  State = iota // its process runs; leaves by its own words, its exit, or Killed after ReadyTimeout
+	Online                 // it has said hello; as Starting
+	Listening              // it has its sockets; as Starting
+	Ready                  // it serves; leaves by Draining or its exit
+	Draining               // it accepts nothing new and finishes what it has; leaves by its exit, or Killed after Drain
+	Killed                 // it was sent SIGKILL, which is repeated each second; leaves by its exit
+	Gone                   // it has exited; the end
+)
+
+var stateNames = [...]string{"starting", "online", "listening", "ready", "draining", "killed", "exited"}
+
+func (s State) String() string { return stateNames[s] }
+
+// coming reports whether the life may yet become ready.
+func (s State) coming() bool { return s < Ready }
+
+// Policy bounds what the fleet waits for. A zero field takes its default.
+type Policy struct {
+	MinUptime    time.Duration // a life that dies before it was ready for so long has died early; 1 s
+	ReadyTimeout time.Duration // from start to ready; 30 s
+	Drain        time.Duration // from the word to leave to the exit; 30 s
+}
+
+const (
+	backoffFirst = 25 * time.Millisecond // answer to the second early death within earlyWindow; doubles
+	backoffMost  = 5 * time.Second
+	earlyWindow  = time.Minute
+	herdFloor    = 500 * time.Millisecond // while nobody serves or comes, so long after a start there is another
+	drainGrace   = time.Second            // what a life gets beyond Drain to exit by itself
+	killAgain    = time.Second
+	giveUpAfter  = 3 // early deaths of every slot, none ever ready
+	keptExits    = 32
+)
+
+// Want is all that is wished for.
+type Want struct {
+	Workers    int
+	Generation int      // what new lives run; during a reload still the old one
+	Replace    []LifeID // lives that shall have a successor of the same generation
+	Stop       bool
+}
+
+// Event is something that has happened. Events about lives that are gone
+// change nothing.
+type Event interface{ event() }
+
+type (
+	// Tick says that time has passed.
+	Tick struct{}
+	// Started answers a Start: the process runs. Exited with Err is the other
+	// answer; one of them comes before any other news of the life.
+	Started struct {
+		Life LifeID
+		PID  int
+	}
+	// Said is a word of the life's own.
+	Said struct {
+		Life LifeID
+		Word Word
+	}
+	// Exited is the end of a life.
+	Exited struct {
+		Life LifeID
+		Exit Exit
+	}
+	// Reload wishes for a generation that was never used before, with a number
+	// above all others.
+	Reload struct{ Generation int }
+	// Restart wishes for a new life in a slot.
+	Restart struct{ Slot int }
+	// Scale wishes for a number of workers, at least 1.
+	Scale struct{ Workers int }
+	// Stop wishes for the end, with everything answered first.
+	Stop struct{}
+	// StopNow wishes for the end at once.
+	StopNow struct{}
+)
+
+func (Tick) event()    {}
+func (Started) event() {}
+func (Said) event()    {}
+func (Exited) event()  {}
+func (Reload) event()  {}
+func (Restart) event() {}
+func (Scale) event()   {}
+func (Stop) event()    {}
+func (StopNow) event() {}
+
+// Word is what a life says.
+type Word int
+
+const (
+	SaysOnline    Word = iota // hello
+	SaysListening             // it has its sockets
+	SaysReady                 // it serves
+	SaysLeaving               // it drains though we did not ask
+	SaysClosed                // in a full stop: it accepts nothing more
+)
+
+// Exit is how a process ended.
+type Exit struct {
+	Code       int
+	Signal     int // 0, or what killed it
+	CoreDumped bool
+	Err        string // not "": it could not be started
+}
+
+func (e Exit) String() string {
+	switch {
+	case e.Err != "":
+		return "could not start: " + e.Err
+	case e.Signal != 0 && e.CoreDumped:
+		return "signal: " + syscall.Signal(e.Signal).String() + " (core dumped)"
+	case e.Signal != 0:
+		return "signal: " + syscall.Signal(e.Signal).String()
+	}
+	return fmt.Sprintf("exit status %d", e.Code)
+}
+
+// Action is something to be done or told. An action is begun, never awaited.
+type Action interface{ action() }
+
+type (
+	// Start starts a life; answered by Started, or by Exited with Err.
+	Start struct {
+		Life       LifeID
+		Slot       int
+		Generation int
+	}
+	// Retire tells a life to drain; answered by Exited. Final says that the
+	// whole app stops: the life empties every socket's queue, and says SaysClosed
+	// when it has.
+	Retire struct {
+		Life  LifeID
+		Slot  int
+		Final bool
+	}
+	// Kill sends SIGKILL to a life's process group; answered by Exited.
+	Kill struct {
+		Life LifeID
+		Slot int
+		Why  string
+	}
+	// Mute makes the sockets refuse new connections, for good.
+	Mute struct{}
+	// Release closes the sockets: no life accepts any more.
+	Release struct{}
+	// Finish is the last action: the fleet is done.
+	Finish struct {
+		Code int // 0 after a stop, 3 when no life was ever ready
+		Why  string
+	}
+
+	// BecameReady tells that a life serves.
+	BecameReady struct {
+		Life                  LifeID
+		Slot, PID, Generation int
+		Took                  time.Duration
+	}
+	// Death tells that a life is gone.
+	Death struct {
+		Life                  LifeID
+		Slot, PID, Generation int
+		Exit                  Exit
+		Planned               bool          // it was told to leave, said that it would, or exited with code 0
+		Early                 bool          // never ready, or not for MinUptime
+		Uptime                time.Duration // since its start
+		Next                  time.Duration // until its successor is started; negative: no need of one
+	}
+	// RolledBack tells that a reload goes back.
+	RolledBack struct {
+		From, To int
+		Why      string
+	}
+	// Verdict tells how a reload ended, and answers every wish for this
+	// generation or an older one. Err is "" when the generation serves.
+	Verdict struct {
+		Generation int
+		Err        string
+	}
+	// Replaced tells how all wishes to restart a slot ended.
+	Replaced struct {
+		Slot int
+		Err  string
+	}
+	// Objection tells of a word that a life had no right to.
+	Objection struct {
+		Life LifeID
+		Slot int
+		Why  string
+	}
+)
+
+func (Start) action()       {}
+func (Retire) action()      {}
+func (Kill) action()        {}
+func (Mute) action()        {}
+func (Release) action()     {}
+func (Finish) action()      {}
+func (BecameReady) action() {}
+func (Death) action()       {}
+func (RolledBack) action()  {}
+func (Verdict) action()     {}
+func (Replaced) action()    {}
+func (Objection) action()   {}
+
+// Fleet is what is known and wished. It is owned by one goroutine.
+type Fleet struct {
+	policy Policy
+	want   Want
+	phase  phase
+	roll   *roll // the reload under way
+	queued int   // newest generation wished for during a roll; 0: none
+
+	slots    []*slot
+	lives    []*life // living ones, oldest first
+	exits    []PastExit
+	restarts []restart
+	given    LifeID // newest ID
+
+	firstStart, lastStart time.Time
+	everReady             bool
+
+	now time.Time // of the step under way
+	out []Action
+}
+
+// phase is what the fleet as a whole is up to.
+type phase int
+
+const (
+	serving  phase = iota // keeps workers serving; leaves by Stop, StopNow, or giving up
+	stopping              // everybody empties the sockets' queues; leaves when nobody accepts any more
+	released              // the sockets are closed, everybody finishes; leaves when all are gone
+	givingUp              // no life was ever ready: everybody is killed; leaves when all are gone
+	finished              // the end
+)
+
+// roll is a reload: slots below next run the new generation, next is being
+// moved, the others run the old one.
+type roll struct {
+	to   int
+	next int
+}
+
+// restart is a wish for a new life in a slot: one with an ID above after.
+type restart struct {
+	slot  int
+	after LifeID
+}
+
+type slot struct {
+	n         int
+	early     []time.Time // early ends within earlyWindow, oldest first
+	never     int         // early ends while no life was ever ready
+	notBefore time.Time   // when the next life may start
+	restarts  int
+}
+
+type life struct {
+	id         LifeID
+	slot       int
+	generation int
+	pid        int
+	state      State
+	started    time.Time
+	readyAt    time.Time
+	left       time.Time // when it was told, or said, that it leaves; zero: neither
+	deadline   time.Time // when its state is overdue; zero: never
+	closed     bool      // it has said SaysClosed
+}
+
+// New makes a fleet with no life. The first Step, with a Tick, starts them.
+func New(p Policy, w Want) *Fleet {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{{&p.MinUptime, time.Second}, {&p.ReadyTimeout, 30 * time.Second}, {&p.Drain, 30 * time.Second}} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	w.Workers = max(1, w.Workers)
+	return &Fleet{policy: p, want: w}
+}
+
+// Snapshot is what a reader may know of a fleet, all of it copied.
+type Snapshot struct {
+	State      string // starting, running, reloading, stopping, stopped
+	Want       Want
+	Generation int
+	Lives      []Life
+	Slots      []Slot
+	Exits      []PastExit // the last 32, newest last
+}
+
+// Life is a living life.
+type Life struct {
+	ID                    LifeID
+	Slot, PID, Generation int
+	State                 State
+	Started, ReadyAt      time.Time
+}
+
+// Slot is a place for a worker.
+type Slot struct {
+	Slot        int
+	Restarts    int       // unplanned deaths
+	NextStart   time.Time // while it waits to be filled; zero otherwise
+	EarlyDeaths int       // within the last minute
+}
+
+// PastExit is the end of a life.
+type PastExit struct {
+	Slot            int
+	Life            LifeID
+	PID, Generation int
+	Exit            Exit
+	Planned         bool
+	At              time.Time
+}
+
+// Snapshot copies what the fleet knows.
+func (f *Fleet) Snapshot() Snapshot {
+	s := Snapshot{Want: f.want, Generation: f.want.Generation, Exits: append([]PastExit(nil), f.exits...)}
+	s.Want.Replace = nil
+	for _, r := range f.restarts {
+		if l := f.servingIn(r.slot); l != nil && l.id <= r.after {
+			s.Want.Replace = append(s.Want.Replace, l.id)
+		}
+	}
+	switch {
+	case f.phase == finished:
+		s.State = "stopped"
+	case f.phase != serving:
+		s.State = "stopping"
+	case f.roll != nil:
+		s.State = "reloading"
+	case !f.everReady:
+		s.State = "starting"
+	default:
+		s.State = "running"
+	}
+	for _, l := range f.lives {
+		s.Lives = append(s.Lives, Life{l.id, l.slot, l.pid, l.generation, l.state, l.started, l.readyAt})
+	}
+	for _, sl := range f.slots {
+		if sl.n >= f.want.Workers {
+			continue
+		}
+		v := Slot{Slot: sl.n, Restarts: sl.restarts, EarlyDeaths: len(sl.early)}
+		if f.phase == serving && f.vacant(sl.n) {
+			v.NextStart = sl.notBefore
+		}
+		s.Slots = append(s.Slots, v)
+	}
+	return s
+}
