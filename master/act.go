@@ -100,7 +100,7 @@ func (m *Master) death(a fleet.Death) {
 	case a.Next == 0:
 		next = "; restart at once"
 	default:
-		next = "; restart in " + short(a.Next)
+		next = "; restart in " + short(a.Next).String()
 	}
 	text := fmt.Sprintf("worker %d %s: %s, pid %d, generation %d, after %s%s", a.Slot, what, a.Exit, a.PID, a.Generation, short(a.Uptime), next)
 	attrs := []any{"event", "exit", "slot", a.Slot, "life", a.Life, "pid", a.PID, "generation", a.Generation,

@@ -8,7 +8,6 @@ import (
 
 	"drover/ipc/scoreboard"
 	"drover/master/admin"
-	"drover/master/fleet"
 )
 
 // Status is the app as it is now. It may be called from any goroutine.

@@ -171,3 +171,20 @@ func IsSeqpacket(fd int) bool {
 	v, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	return err == nil && v == unix.SOCK_SEQPACKET
 }
+
+// ReadNow reads what has arrived at a non-blocking socket, without waiting.
+// IsAgain tells that nothing has.
+func ReadNow(fd int, p []byte) (int, error) {
+	n, err := unix.Read(fd, p)
+	return max(0, n), os.NewSyscallError("read", err)
+}
+
+// Acknowledged is how many bytes the peer of a TCP connection has acknowledged
+// since its beginning (linux/tcp.h, tcpi_bytes_acked).
+func Acknowledged(fd int) (uint64, error) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, os.NewSyscallError("getsockopt TCP_INFO", err)
+	}
+	return info.Bytes_acked, nil
+}

@@ -1,0 +1,226 @@
+package engine
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"drover/internal/sys"
+)
+
+// phase is what a connection is doing, as far as its time limits and a drain
+// care.
+type phase int32
+
+const (
+	fresh     phase = iota // accepted, nothing was read; leaves by its first byte
+	idle                   // between two requests; leaves by a byte
+	header                 // some of a request's header was read
+	body                   // the header is complete; more may have to be read before the handler runs
+	handling               // the handler runs
+	answered               // the handler has returned; its answer is written; leaves by the next read
+	elsewhere              // hijacked: no limit is ours any more
+)
+
+// conn is a connection with drover's time limits. The engine's goroutine reads
+// and writes it; the sweeper looks at its atomics, and makes a read or write
+// that is overdue fail by the deadline of the connection below.
+type conn struct {
+	net.Conn
+	t *tracker
+
+	phase     atomic.Int32
+	readBy    atomic.Int64  // ns of the tracker's clock; 0: no limit
+	writeBy   atomic.Int64  // likewise, while a write is under way
+	writes    atomic.Uint32 // counts writes, for the sweeper to know one from the next
+	expired   atomic.Bool   // the sweeper or a drain has ended the read
+	closeOnce sync.Once
+
+	// The reading goroutine's: how much of CR LF CR LF the bytes so far end with.
+	matched int
+
+	// The sweeper's: what it knew when it saw the write begin.
+	seenWrite uint32
+	acked     uint64
+}
+
+func (c *conn) is(p phase) bool { return phase(c.phase.Load()) == p }
+
+// enter changes the phase, and what reading is limited to from now on; 0 is no
+// limit.
+func (c *conn) enter(p phase, limit time.Duration) {
+	by := int64(0)
+	if limit > 0 {
+		by = c.t.clock.Load() + int64(limit)
+	}
+	c.readBy.Store(by)
+	c.phase.Store(int32(p))
+}
+
+// Read keeps the phases of an engine that reads header and body without saying
+// so. An engine that tells its phases by enter has the tracker's byHand set.
+func (c *conn) Read(p []byte) (int, error) {
+	if !c.t.byHand && c.is(answered) {
+		c.matched = 0
+		c.enter(idle, c.t.limits.IdleTimeout)
+	}
+	n, err := c.Conn.Read(p)
+	if err != nil && c.expired.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+		n, err = c.lastChance(p, err)
+	}
+	if n > 0 && !c.t.byHand {
+		c.progress(p[:n])
+	}
+	return n, err
+}
+
+// progress takes note of bytes that were read.
+func (c *conn) progress(p []byte) {
+	switch phase(c.phase.Load()) {
+	case fresh, idle:
+		if c.endsHeader(p) {
+			c.enter(body, c.t.limits.BodyTimeout)
+		} else {
+			c.enter(header, c.t.limits.HeaderTimeout)
+		}
+	case header:
+		if c.endsHeader(p) {
+			c.enter(body, c.t.limits.BodyTimeout)
+		}
+	case body:
+		c.enter(body, c.t.limits.BodyTimeout)
+	}
+}
+
+// endsHeader reports whether a header ends in p: with an empty line (RFC 9112,
+// section 2.1), of which the first bytes may have come before.
+func (c *conn) endsHeader(p []byte) bool {
+	const end = "\r\n\r\n"
+	if c.matched == 0 && len(p) >= 4 && string(p[len(p)-4:]) == end {
+		return true // most requests have no body and come in one piece
+	}
+	for _, b := range p {
+		switch {
+		case b == end[c.matched]:
+			c.matched++
+			if c.matched == len(end) {
+				c.matched = 0
+				return true
+			}
+		case b == '\r':
+			c.matched = 1
+		default:
+			c.matched = 0
+		}
+	}
+	return false
+}
+
+// lastChance looks once more before an idle connection is given up: a request
+// that has arrived is served.
+func (c *conn) lastChance(p []byte, timeout error) (int, error) {
+	if !c.is(idle) && !c.is(fresh) {
+		return 0, timeout
+	}
+	raw := c.raw()
+	if raw == nil {
+		return 0, timeout
+	}
+	n := 0
+	err := raw.Control(func(fd uintptr) { n, _ = sys.ReadNow(int(fd), p) })
+	if err != nil || n == 0 {
+		return 0, timeout
+	}
+	c.expired.Store(false)
+	return n, c.Conn.SetReadDeadline(time.Time{})
+}
+
+// raw gives access to the descriptor, or nil.
+func (c *conn) raw() syscall.RawConn {
+	sc, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	c.beginWrite()
+	n, err := c.Conn.Write(p)
+	c.writeBy.Store(0)
+	return n, err
+}
+
+// ReadFrom sends a file without copying it, where the connection below can.
+func (c *conn) ReadFrom(r io.Reader) (int64, error) {
+	rf, ok := c.Conn.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c}, r)
+	}
+	c.beginWrite()
+	n, err := rf.ReadFrom(r)
+	c.writeBy.Store(0)
+	return n, err
+}
+
+func (c *conn) beginWrite() {
+	if limit := c.t.limits.WriteTimeout; limit > 0 && !c.is(elsewhere) {
+		c.writes.Add(1)
+		c.writeBy.Store(c.t.clock.Load() + int64(limit))
+	}
+}
+
+// Close closes the connection; only the first call counts.
+func (c *conn) Close() error {
+	err := net.ErrClosed
+	c.closeOnce.Do(func() {
+		c.t.remove(c)
+		err = c.Conn.Close()
+	})
+	return err
+}
+
+// expireRead makes a read fail that waits, or begins, now.
+func (c *conn) expireRead() {
+	c.expired.Store(true)
+	_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // fails only on a closed connection
+}
+
+// sweep ends what is overdue at the clock's time now. Only the sweeper calls it.
+func (c *conn) sweep(now int64) {
+	if by := c.readBy.Load(); by != 0 && by <= now {
+		c.expireRead()
+	}
+	by := c.writeBy.Load()
+	if by == 0 {
+		return
+	}
+	if n := c.writes.Load(); n != c.seenWrite {
+		c.seenWrite, c.acked = n, c.acknowledged()
+	}
+	if by > now {
+		return
+	}
+	if acked := c.acknowledged(); acked != c.acked {
+		c.acked = acked
+		c.writeBy.CompareAndSwap(by, now+int64(c.t.limits.WriteTimeout))
+		return
+	}
+	_ = c.Conn.SetWriteDeadline(time.Unix(1, 0))
+}
+
+func (c *conn) acknowledged() (n uint64) {
+	if raw := c.raw(); raw != nil {
+		_ = raw.Control(func(fd uintptr) { n, _ = sys.Acknowledged(int(fd)) })
+	}
+	return n
+}

@@ -1,0 +1,56 @@
+// Package engine answers HTTP requests on a worker's listeners, with fasthttp
+// or net/http, under the same limits: it counts on the scoreboard, recovers
+// panics, cuts clients that make no progress, and drains without losing a
+// request. It knows nothing of masters.
+package engine
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+
+	"drover/config"
+	"drover/ipc/scoreboard"
+)
+
+// base is what both engines have.
+type base struct {
+	*tracker
+	draining <-chan struct{} // nil never closes
+	log      *slog.Logger
+}
+
+func newBase(byHand bool) base {
+	return base{tracker: newTracker(byHand), log: slog.Default()}
+}
+
+// Attach gives the engine its scoreboard, limits, the channel whose closing
+// begins a drain, and its log. It is called once, before Serve. An engine that
+// is not attached counts for itself, and has the default limits.
+func (b *base) Attach(board *scoreboard.Board, limits config.HTTP, draining <-chan struct{}, log *slog.Logger) {
+	b.board, b.limits, b.draining, b.log = board, limits.WithDefaults(), draining, log
+	board.Count()
+}
+
+func (b *base) isDraining() bool {
+	select {
+	case <-b.draining:
+		return true
+	default:
+		return false
+	}
+}
+
+// panicked counts and logs a handler's panic, or ends the process where that is
+// wanted.
+func (b *base) panicked(v any, method, path string) {
+	b.board.Panicked()
+	stack := debug.Stack()
+	if b.limits.CrashOnPanic {
+		fmt.Fprintf(os.Stderr, "panic: %v (answering %s %s)\n\n%s", v, method, path, stack)
+		os.Exit(2) // as the runtime does
+	}
+	b.log.Error(fmt.Sprintf("a handler panicked: %v", v), "method", method, "path", path)
+	fmt.Fprintf(os.Stderr, "%s", stack)
+}

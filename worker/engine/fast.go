@@ -1,0 +1,165 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"net"
+
+	"github.com/valyala/fasthttp"
+)
+
+// Fast is an engine on fasthttp.
+type Fast struct {
+	base
+	server  *fasthttp.Server
+	handler fasthttp.RequestHandler
+}
+
+// FastHTTP makes an engine that answers with h. Values that h takes from its
+// ctx are valid until it returns, as fasthttp has it.
+func FastHTTP(h fasthttp.RequestHandler) *Fast {
+	return FastHTTPServer(&fasthttp.Server{Handler: h})
+}
+
+// FastHTTPServer makes an engine of a server with its own settings, which it
+// takes over. drover's limits hold where the server sets none.
+func FastHTTPServer(s *fasthttp.Server) *Fast {
+	return &Fast{base: newBase(false), server: s, handler: s.Handler}
+}
+
+// Serve answers on l until l is closed, and then returns nil. It may be called
+// for several listeners at once.
+func (f *Fast) Serve(l net.Listener) error {
+	f.setup()
+	err := f.server.Serve(&listener{l, f.tracker})
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// setup fills the server's settings in. Done before the first Serve, it changes
+// nothing at the others.
+func (f *Fast) setup() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.server
+	if s.Name == "" {
+		s.Name = "drover"
+	}
+	if s.ReadBufferSize == 0 {
+		s.ReadBufferSize = f.limits.HeaderBytes // fasthttp's bound of a header
+		if s.ReadBufferSize < 0 {
+			s.ReadBufferSize = 1 << 20
+		}
+	}
+	if s.MaxRequestBodySize == 0 {
+		s.MaxRequestBodySize = f.limits.BodyBytes
+		if s.MaxRequestBodySize < 0 {
+			s.MaxRequestBodySize = math.MaxInt
+		}
+	}
+	if s.Concurrency == 0 {
+		s.Concurrency = max(f.limits.Connections, fasthttp.DefaultConcurrency) // the tracker bounds connections
+	}
+	if s.ErrorHandler == nil {
+		s.ErrorHandler = f.refuse
+	}
+	if s.Logger == nil {
+		s.Logger = slog.NewLogLogger(f.log.Handler(), slog.LevelWarn)
+	}
+	s.Handler = f.handle
+}
+
+// handle is around each request.
+func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
+	c, _ := ctx.Conn().(*conn)
+	if c != nil {
+		c.enter(handling, 0)
+	}
+	token := f.board.Begin(ctx.Method(), ctx.RequestURI())
+	f.call(ctx)
+	if f.isDraining() {
+		ctx.SetConnectionClose()
+	}
+	if ctx.Hijacked() {
+		f.board.Upgraded(token)
+		if c != nil {
+			c.enter(elsewhere, 0)
+		}
+		return
+	}
+	f.board.End(token, ctx.Response.StatusCode(), requestBytes(ctx), responseBytes(ctx))
+	if c != nil {
+		c.enter(answered, 0)
+	}
+}
+
+// call calls the handler, and answers 500 when it panics.
+func (f *Fast) call(ctx *fasthttp.RequestCtx) {
+	defer func() {
+		if v := recover(); v != nil {
+			f.panicked(v, string(ctx.Method()), string(ctx.Path()))
+			ctx.Response.Reset()
+			ctx.Error("Internal Server Error", fasthttp.StatusInternalServerError)
+		}
+	}()
+	f.handler(ctx)
+}
+
+// requestBytes is the length of a request's header and of its body, as far as
+// it is known before it is read.
+func requestBytes(ctx *fasthttp.RequestCtx) int64 {
+	n := int64(len(ctx.Request.Header.RawHeaders()))
+	if length := ctx.Request.Header.ContentLength(); length > 0 {
+		n += int64(length)
+	}
+	return n
+}
+
+// responseBytes is the length of a response's body, as far as it is known before
+// it is written.
+func responseBytes(ctx *fasthttp.RequestCtx) int64 {
+	if ctx.Response.IsBodyStream() {
+		return int64(max(0, ctx.Response.Header.ContentLength()))
+	}
+	return int64(len(ctx.Response.Body()))
+}
+
+// refuse answers what fasthttp could not read, and counts the answer. A
+// connection that sent nothing is no request.
+func (f *Fast) refuse(ctx *fasthttp.RequestCtx, err error) {
+	status := refusal(err)
+	ctx.Error(fasthttp.StatusMessage(status), status)
+	ctx.SetConnectionClose()
+	if c, ok := ctx.Conn().(*conn); ok && !c.is(fresh) {
+		f.board.End(f.board.Begin(nil, nil), status, 0, responseBytes(ctx))
+	}
+}
+
+// refusal is the status for an error of fasthttp's reading.
+func refusal(err error) int {
+	var small *fasthttp.ErrSmallBuffer
+	var netErr net.Error
+	switch {
+	case errors.As(err, &small):
+		return fasthttp.StatusRequestHeaderFieldsTooLarge
+	case errors.Is(err, fasthttp.ErrBodyTooLarge):
+		return fasthttp.StatusRequestEntityTooLarge
+	case errors.As(err, &netErr) && netErr.Timeout():
+		return fasthttp.StatusRequestTimeout
+	}
+	return fasthttp.StatusBadRequest
+}
+
+// Shutdown is called when every listener is closed. It closes idle connections,
+// waits until none is left, at most until ctx ends, and then returns ctx's
+// error.
+func (f *Fast) Shutdown(ctx context.Context) error {
+	if err := f.drain(ctx); err != nil {
+		return err
+	}
+	return f.server.ShutdownWithContext(ctx)
+}

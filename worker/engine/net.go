@@ -1,0 +1,225 @@
+package engine
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"drover/ipc/scoreboard"
+)
+
+// Net is an engine on net/http.
+type Net struct {
+	base
+	server  *http.Server
+	handler http.Handler
+	state   func(net.Conn, http.ConnState)
+}
+
+// NetHTTP makes an engine that answers with h; nil is http.DefaultServeMux.
+func NetHTTP(h http.Handler) *Net { return Server(&http.Server{Handler: h}) }
+
+// Server makes an engine of a server with its own settings, which it takes
+// over. drover's limits hold where the server sets none.
+func Server(s *http.Server) *Net {
+	n := &Net{base: newBase(true), server: s, handler: s.Handler, state: s.ConnState}
+	if n.handler == nil {
+		n.handler = http.DefaultServeMux
+	}
+	return n
+}
+
+// Serve answers on l until l is closed, and then returns nil. It may be called
+// for several listeners at once.
+func (n *Net) Serve(l net.Listener) error {
+	n.setup()
+	err := n.server.Serve(&listener{l, n.tracker})
+	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// setup fills the server's settings in. Done before the first Serve, it changes
+// nothing at the others.
+func (n *Net) setup() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.server
+	if s.ReadHeaderTimeout == 0 && s.ReadTimeout == 0 {
+		s.ReadHeaderTimeout = n.limits.HeaderTimeout
+	}
+	if s.IdleTimeout == 0 {
+		s.IdleTimeout = n.limits.IdleTimeout
+	}
+	if s.MaxHeaderBytes == 0 && n.limits.HeaderBytes > 0 {
+		// The server allows 4096 bytes more than it is told (net/http/server.go,
+		// initialReadLimitSize).
+		s.MaxHeaderBytes = max(1, n.limits.HeaderBytes-4096)
+	}
+	if s.ErrorLog == nil {
+		s.ErrorLog = slog.NewLogLogger(n.log.Handler(), slog.LevelWarn)
+	}
+	s.ConnState = n.connState
+	s.Handler = http.HandlerFunc(n.handle)
+}
+
+// connState follows the server's own states.
+func (n *Net) connState(nc net.Conn, s http.ConnState) {
+	inner := nc
+	if t, ok := nc.(*tls.Conn); ok {
+		inner = t.NetConn()
+	}
+	if c, ok := inner.(*conn); ok {
+		switch s {
+		case http.StateActive:
+			c.enter(handling, 0)
+		case http.StateIdle:
+			c.enter(idle, 0)
+		case http.StateHijacked:
+			c.enter(elsewhere, 0)
+		}
+	}
+	if n.state != nil {
+		n.state(nc, s)
+	}
+}
+
+// handle is around each request.
+func (n *Net) handle(w http.ResponseWriter, r *http.Request) {
+	var method [scoreboard.MaxMethod]byte
+	var path [scoreboard.MaxPath]byte
+	token := n.board.Begin(method[:copy(method[:], r.Method)], path[:copy(path[:], r.URL.Path)])
+	a := &answer{ResponseWriter: w, draining: n.isDraining}
+	defer func() {
+		v := recover()
+		if v != nil && v != http.ErrAbortHandler {
+			n.panicked(v, r.Method, r.URL.Path)
+			if !a.began {
+				http.Error(a, "Internal Server Error", http.StatusInternalServerError)
+				v = nil
+			} else {
+				v = http.ErrAbortHandler // half an answer must not look whole
+			}
+		}
+		a.begin(http.StatusOK)
+		if a.hijacked {
+			n.board.Upgraded(token)
+		} else {
+			n.board.End(token, a.status, max(0, r.ContentLength), a.written)
+		}
+		if v != nil {
+			panic(v)
+		}
+	}()
+	if most := int64(n.limits.BodyBytes); most > 0 {
+		if r.ContentLength > most {
+			a.Header().Set("Connection", "close")
+			http.Error(a, "Request Entity Too Large", http.StatusRequestEntityTooLarge)
+			return
+		}
+		if r.Body != http.NoBody {
+			r.Body = http.MaxBytesReader(w, r.Body, most)
+		}
+	}
+	if limit := n.limits.BodyTimeout; limit > 0 && r.Body != http.NoBody && n.server.ReadTimeout == 0 {
+		r.Body = &timedBody{r.Body, http.NewResponseController(w), limit}
+	}
+	n.handler.ServeHTTP(a, r)
+}
+
+// Shutdown is called when every listener is closed. It closes idle connections,
+// waits until none is left, at most until ctx ends, and then returns ctx's
+// error. The server's own Shutdown comes last: it drops a request that is first
+// read after it began.
+func (n *Net) Shutdown(ctx context.Context) error {
+	if err := n.drain(ctx); err != nil {
+		n.server.Close()
+		return err
+	}
+	return n.server.Shutdown(ctx)
+}
+
+// answer counts a response, and asks the client to close during a drain.
+type answer struct {
+	http.ResponseWriter
+	draining func() bool
+	status   int
+	written  int64
+	began    bool
+	hijacked bool
+}
+
+// begin is what happens before the first byte of a response. An informational
+// response (1xx, RFC 9110, section 15.2) is not yet it.
+func (a *answer) begin(status int) {
+	if a.began || a.hijacked {
+		return
+	}
+	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		return
+	}
+	a.began, a.status = true, status
+	if a.draining() {
+		a.Header().Set("Connection", "close")
+	}
+}
+
+func (a *answer) WriteHeader(status int) {
+	a.begin(status)
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.begin(http.StatusOK)
+	n, err := a.ResponseWriter.Write(p)
+	a.written += int64(n)
+	return n, err
+}
+
+// ReadFrom lets the server send a file without copying it.
+func (a *answer) ReadFrom(r io.Reader) (int64, error) {
+	a.begin(http.StatusOK)
+	n, err := io.Copy(a.ResponseWriter, r)
+	a.written += n
+	return n, err
+}
+
+func (a *answer) Flush() {
+	a.begin(http.StatusOK)
+	_ = http.NewResponseController(a.ResponseWriter).Flush()
+}
+
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
+	a.hijacked = a.hijacked || err == nil
+	return c, rw, err
+}
+
+// Unwrap is for http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// timedBody bounds how long a body may make no progress.
+type timedBody struct {
+	io.ReadCloser
+	rc    *http.ResponseController
+	limit time.Duration
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	if err := b.rc.SetReadDeadline(time.Now().Add(b.limit)); err != nil {
+		return 0, err
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		// The server now waits for the client to leave, which has no limit.
+		_ = b.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
