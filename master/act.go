@@ -104,7 +104,8 @@ func (m *Master) death(a fleet.Death) {
 	}
 	text := fmt.Sprintf("worker %d %s: %s, pid %d, generation %d, after %s%s", a.Slot, what, a.Exit, a.PID, a.Generation, short(a.Uptime), next)
 	attrs := []any{"event", "exit", "slot", a.Slot, "life", a.Life, "pid", a.PID, "generation", a.Generation,
-		"reason", a.Exit.String(), "planned", a.Planned, "early", a.Early, "uptime_ms", a.Uptime.Milliseconds()}
+		"reason", a.Exit.String(), "planned", a.Planned, "early", a.Early, "uptime_ms", a.Uptime.Milliseconds(),
+		"connections", m.lastBoard.Connections, "in_flight", m.lastBoard.InFlight}
 	if a.Next >= 0 {
 		attrs = append(attrs, "restart_in_ms", a.Next.Milliseconds())
 	}

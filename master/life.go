@@ -230,7 +230,8 @@ func (m *Master) ended(l *life, exit sys.Exit, err error) {
 	if m.totals[l.slot] == nil {
 		m.totals[l.slot] = new(scoreboard.Totals)
 	}
-	m.totals[l.slot].Add(l.board.Snapshot())
+	m.lastBoard = l.board.Snapshot()
+	m.totals[l.slot].Add(m.lastBoard)
 	l.board.Close()
 	sys.Close(l.boardFD)
 	l.conn.Close()

@@ -70,7 +70,8 @@ type Master struct {
 	ready       bool                   // every worker has been ready once: users were told
 	stopping    bool
 	finish      *fleet.Finish
-	lastWords   []string // of the life that ended last
+	lastWords   []string            // of the life that ended last
+	lastBoard   scoreboard.Snapshot // likewise
 }
 
 // ErrNeverReady says that the master gave up because no worker ever became
@@ -130,6 +131,8 @@ func New(ctx context.Context, o Options) (m *Master, err error) {
 	if m.config.Workers == 0 {
 		m.config.Workers, why = config.CPUs()
 	}
+	m.log.Info(fmt.Sprintf("drover %q: pid %d, %d workers (%s)", m.instance.Name, os.Getpid(), m.config.Workers, why),
+		"event", "start", "name", m.instance.Name, "pid", os.Getpid(), "workers", m.config.Workers)
 	if err := m.listen(ctx, m.config.Listen); err != nil {
 		return nil, err
 	}
@@ -142,8 +145,6 @@ func New(ctx context.Context, o Options) (m *Master, err error) {
 		return nil, err
 	}
 	m.server = admin.Serve(control, m)
-	m.log.Info(fmt.Sprintf("drover %q: pid %d, %d workers (%s)", m.instance.Name, os.Getpid(), m.config.Workers, why),
-		"event", "start", "name", m.instance.Name, "pid", os.Getpid(), "workers", m.config.Workers)
 	if !program.Pinned() {
 		m.log.Warn(fmt.Sprintf("%s is a script, which cannot be pinned: a crash restart runs what its path then holds", program.Path),
 			"event", "unpinned", "program", program.Path)

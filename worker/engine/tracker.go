@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,15 @@ func (l *listener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	return l.t.add(c), nil
+}
+
+// Close closes the listener. Closed already, as drover's are before an engine's
+// own Shutdown closes them once more, it is no error.
+func (l *listener) Close() error {
+	if err := l.Listener.Close(); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
 }
 
 func (t *tracker) awaitRoom() {
