@@ -101,8 +101,8 @@ const drainGrace = time.Second
 // New claims the app's name, binds its addresses and opens the control socket.
 // Nothing is started and nothing is accepted yet. Its errors are one line each;
 // after one, nothing is left behind.
-func New(ctx context.Context, o Options) (m *Master, err error) {
-	m = &Master{
+func New(ctx context.Context, o Options) (_ *Master, err error) {
+	m := &Master{
 		opts:        o,
 		config:      o.Config,
 		do:          make(chan func()),

@@ -1,0 +1,371 @@
+package drover_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"drover"
+	"drover/master/admin"
+
+	"github.com/valyala/fasthttp"
+)
+
+// The test binary is also the app under test. A copy of it is deployed like any
+// program; what its workers do is written behind its last byte, so that each
+// deploy can bring another.
+func TestMain(m *testing.M) {
+	if os.Getenv("HERD_ENGINE") != "" {
+		app()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+const trailer = "\x00herd:"
+
+// behaviour is what is written behind the running program's last byte.
+func behaviour() string {
+	f, err := os.Open("/proc/self/exe")
+	if err != nil {
+		panic(err)
+	}
+	defer f.Close()
+	end := make([]byte, 64)
+	if _, err := f.Seek(-int64(len(end)), io.SeekEnd); err != nil {
+		panic(err)
+	}
+	if _, err := io.ReadFull(f, end); err != nil {
+		panic(err)
+	}
+	_, text, _ := strings.Cut(string(end), trailer)
+	return text
+}
+
+func app() {
+	c := drover.Config{
+		Name:      os.Getenv("HERD_NAME"),
+		Workers:   2,
+		Listen:    []drover.Listen{{Address: os.Getenv("HERD_LISTEN")}},
+		LogFormat: "json",
+	}
+	if d, err := time.ParseDuration(os.Getenv("HERD_READY_TIMEOUT")); err == nil {
+		c.ReadyTimeout = d
+	}
+	drover.Main(c, work)
+}
+
+// work is what a worker does.
+func work(w *drover.Worker) error {
+	if _, err := os.Stat(os.Getenv("HERD_BROKEN")); err == nil {
+		return errors.New("the database is away")
+	}
+	body := "ok"
+	switch do := behaviour(); do {
+	case "", "good":
+	case "exit":
+		fmt.Println("about to fail")
+		return errors.New("no such table: users")
+	case "never":
+		select {}
+	case "second fails":
+		if w.Slot() > 0 {
+			return errors.New("only one of us can")
+		}
+	case "dies soon":
+		time.AfterFunc(300*time.Millisecond, func() { os.Exit(9) })
+	default:
+		body = do
+	}
+	if os.Getenv("HERD_ENGINE") == "fasthttp" {
+		return w.Serve(drover.FastHTTP(func(ctx *fasthttp.RequestCtx) {
+			switch string(ctx.Path()) {
+			case "/slow":
+				time.Sleep(200 * time.Millisecond)
+			case "/generation":
+				fmt.Fprint(ctx, w.Generation())
+				return
+			}
+			ctx.WriteString(body)
+		}))
+	}
+	return w.Serve(drover.NetHTTP(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			time.Sleep(200 * time.Millisecond)
+		}
+		io.WriteString(rw, body)
+	})))
+}
+
+// herd is a running app: its master, started from a deployed binary.
+type herd struct {
+	t       *testing.T
+	program string
+	name    string
+	addr    string
+	dir     string // runtime directory
+	env     []string
+	master  *exec.Cmd
+	ended   chan struct{} // closed when the master has ended
+
+	mu     sync.Mutex
+	events []event
+	lines  []string
+	news   chan struct{} // closed and replaced at each event
+}
+
+// event is a line of the master's log.
+type event struct {
+	Event       string    `json:"event"`
+	Time        time.Time `json:"time"`
+	Slot        int       `json:"slot"`
+	Life        int       `json:"life"`
+	PID         int       `json:"pid"`
+	Generation  int       `json:"generation"`
+	Reason      string    `json:"reason"`
+	Why         string    `json:"why"`
+	Planned     bool      `json:"planned"`
+	Connections int       `json:"connections"`
+	LastLines   []string  `json:"last_lines"`
+	Msg         string    `json:"msg"`
+}
+
+// both runs a test on each engine.
+func both(t *testing.T, test func(t *testing.T, engine string)) {
+	for _, engine := range []string{"fasthttp", "nethttp"} {
+		t.Run(engine, func(t *testing.T) { test(t, engine) })
+	}
+}
+
+// newHerd deploys a good program, and prepares to run it on a free port.
+func newHerd(t *testing.T, engine string) *herd {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	h := &herd{t: t, name: "herd", addr: addr, dir: filepath.Join(t.TempDir(), "run"), program: filepath.Join(t.TempDir(), "app")}
+	h.env = append(os.Environ(),
+		"HERD_ENGINE="+engine, "HERD_LISTEN="+addr, "HERD_NAME="+h.name, "HERD_BROKEN="+filepath.Join(t.TempDir(), "broken"),
+		"DROVER_RUNTIME_DIR="+h.dir)
+	h.deploy("good")
+	return h
+}
+
+// deploy moves a program with the given behaviour over the app's path.
+func (h *herd) deploy(do string) {
+	h.t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.WriteFile(h.program+".new", append(data, trailer+do...), 0o755); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := os.Rename(h.program+".new", h.program); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// start starts a master and waits until every worker is ready.
+func (h *herd) start() {
+	h.t.Helper()
+	h.launch()
+	h.await("two ready workers", func(e []event) bool { return count(e, "ready") >= 2 })
+}
+
+// launch starts a master.
+func (h *herd) launch() {
+	h.t.Helper()
+	cmd := exec.Command(h.program)
+	cmd.Env = h.env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := cmd.StderrPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.master, h.ended = cmd, make(chan struct{})
+	h.mu.Lock()
+	h.events, h.lines, h.news = nil, nil, make(chan struct{})
+	h.mu.Unlock()
+	ended := h.ended
+	go func() {
+		defer close(ended)
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			var e event
+			_ = json.Unmarshal(lines.Bytes(), &e)
+			h.mu.Lock()
+			h.lines = append(h.lines, lines.Text())
+			if e.Event != "" {
+				h.events = append(h.events, e)
+			}
+			close(h.news)
+			h.news = make(chan struct{})
+			h.mu.Unlock()
+		}
+		cmd.Wait()
+	}()
+	h.t.Cleanup(func() {
+		for _, pid := range h.living() {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		cmd.Process.Kill()
+		<-ended
+		if h.t.Failed() {
+			h.t.Logf("the master's log:\n%s", h.log())
+		}
+	})
+}
+
+func (h *herd) log() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return strings.Join(h.lines, "\n")
+}
+
+// happened are the events up to now.
+func (h *herd) happened() []event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.events)
+}
+
+// living are the pids of workers that were started and have not exited, as far
+// as the log tells.
+func (h *herd) living() []int {
+	var pids []int
+	for _, e := range h.happened() {
+		switch e.Event {
+		case "started":
+			pids = append(pids, e.PID)
+		case "exit":
+			pids = slices.DeleteFunc(pids, func(pid int) bool { return pid == e.PID })
+		}
+	}
+	return pids
+}
+
+// await waits until the events say so.
+func (h *herd) await(what string, ok func([]event) bool) []event {
+	h.t.Helper()
+	deadline := time.After(time.Minute)
+	for {
+		h.mu.Lock()
+		events, news := slices.Clone(h.events), h.news
+		h.mu.Unlock()
+		if ok(events) {
+			return events
+		}
+		select {
+		case <-news:
+		case <-deadline:
+			h.t.Fatalf("no %s within a minute", what)
+		case <-h.ended:
+			if ok(h.happened()) {
+				return h.happened()
+			}
+			h.t.Fatalf("the master ended (%v) before: %s\n%s", h.master.ProcessState, what, h.log())
+		}
+	}
+}
+
+func count(events []event, name string) int {
+	n := 0
+	for _, e := range events {
+		if e.Event == name {
+			n++
+		}
+	}
+	return n
+}
+
+// pick are the events of a name.
+func pick(events []event, name string) []event {
+	return slices.DeleteFunc(slices.Clone(events), func(e event) bool { return e.Event != name })
+}
+
+func (h *herd) client() *admin.Client {
+	h.t.Helper()
+	c, err := admin.Dial(h.dir, h.name)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return c
+}
+
+func (h *herd) status() admin.Status {
+	h.t.Helper()
+	s, err := h.client().Status(context.Background())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return s
+}
+
+// ready are the workers that serve, by slot.
+func (h *herd) ready() []admin.Worker {
+	h.t.Helper()
+	return slices.DeleteFunc(h.status().Workers, func(w admin.Worker) bool { return w.State != "ready" })
+}
+
+// stop stops the master gracefully, and checks that it ends with exit code 0.
+func (h *herd) stop() {
+	h.t.Helper()
+	if err := h.client().Stop(context.Background()); err != nil {
+		h.t.Fatal(err)
+	}
+	h.exited(0)
+}
+
+// exited waits for the master's end and checks its exit code.
+func (h *herd) exited(code int) {
+	h.t.Helper()
+	select {
+	case <-h.ended:
+	case <-time.After(time.Minute):
+		h.t.Fatal("the master did not end within a minute")
+	}
+	if got := h.master.ProcessState.ExitCode(); got != code {
+		h.t.Errorf("the master ended with %v, want exit code %d", h.master.ProcessState, code)
+	}
+}
+
+// get asks once, and returns the body.
+func (h *herd) get(path string) string {
+	h.t.Helper()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	resp, err := client.Get("http://" + h.addr + path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return string(body)
+}
