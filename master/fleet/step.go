@@ -241,11 +241,13 @@ func (f *Fleet) restart(n int) {
 		if f.vacant(n) {
 			f.slot(n).notBefore = f.now
 		}
-		f.restarts = append(f.restarts, restart{n, f.given})
+		if !slices.ContainsFunc(f.restarts, func(r restart) bool { return r.slot == n }) {
+			f.restarts = append(f.restarts, restart{n, f.given})
+		} // else the successor that is wished for already will do for both
 	}
 }
 
-// endRestarts answers the wishes for a slot that life id fulfils, or fails.
+// endRestarts answers the wish for a slot that life id fulfils, or fails.
 func (f *Fleet) endRestarts(n int, id LifeID, err string) {
 	before := len(f.restarts)
 	f.restarts = slices.DeleteFunc(f.restarts, func(r restart) bool { return r.slot == n && r.after < id })
