@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -96,16 +97,20 @@ func work(w *drover.Worker) error {
 			switch string(ctx.Path()) {
 			case "/slow":
 				time.Sleep(200 * time.Millisecond)
-			case "/generation":
-				fmt.Fprint(ctx, w.Generation())
+			case "/goroutines":
+				fmt.Fprint(ctx, w.Slot(), " ", runtime.NumGoroutine())
 				return
 			}
 			ctx.WriteString(body)
 		}))
 	}
 	return w.Serve(drover.NetHTTP(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
+		switch r.URL.Path {
+		case "/slow":
 			time.Sleep(200 * time.Millisecond)
+		case "/goroutines":
+			fmt.Fprint(rw, w.Slot(), " ", runtime.NumGoroutine())
+			return
 		}
 		io.WriteString(rw, body)
 	})))
@@ -119,6 +124,10 @@ type herd struct {
 	addr    string
 	dir     string // runtime directory
 	env     []string
+	inherit *os.File // left open in the master, when not nil
+	wrap    []string // a command that runs the program on a terminal
+	keys    io.Writer
+	asked   int // requests of our own that were answered
 	master  *exec.Cmd
 	ended   chan struct{} // closed when the master has ended
 
@@ -204,6 +213,9 @@ func (h *herd) launch() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	if h.inherit != nil {
+		cmd.ExtraFiles = []*os.File{h.inherit}
+	}
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
@@ -239,6 +251,35 @@ func (h *herd) launch() {
 			h.t.Logf("the master's log:\n%s", h.log())
 		}
 	})
+}
+
+// launchOnTerminal starts a master on a terminal of its own, whose keys are
+// h.keys, and waits until it serves.
+func (h *herd) launchOnTerminal() {
+	h.t.Helper()
+	cmd := exec.Command(h.wrap[0], h.wrap[1:]...)
+	cmd.Env = h.env
+	keys, err := cmd.StdinPipe()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.keys, h.master, h.ended = keys, cmd, make(chan struct{})
+	ended := h.ended
+	go func() { cmd.Wait(); close(ended) }()
+	h.t.Cleanup(func() { keys.Close(); cmd.Process.Kill(); <-ended })
+	for deadline := time.Now().Add(time.Minute); ; {
+		if c, err := admin.Dial(h.dir, h.name); err == nil {
+			if s, err := c.Status(context.Background()); err == nil && s.State == "running" {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			h.t.Fatal("no app within a minute")
+		}
+	}
 }
 
 func (h *herd) log() string {

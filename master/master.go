@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"drover/config"
+	"drover/internal/sys"
 	"drover/ipc/scoreboard"
 	"drover/master/admin"
 	"drover/master/fleet"
@@ -85,6 +86,10 @@ func Supervise(ctx context.Context, o Options) error {
 		return err
 	}
 	o.Config = o.Config.WithDefaults()
+	// What a careless parent left open here shall not reach the workers.
+	if err := sys.CloexecFrom(3); err != nil {
+		return err
+	}
 	m, err := New(ctx, o)
 	if err != nil {
 		return err
