@@ -67,7 +67,8 @@ func (c Counts) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// Load is what clients do. Zero fields take the values in brackets.
+// Load is what clients do. Zero fields take the values in brackets; a negative
+// number of clients is none.
 type Load struct {
 	Addr       string
 	KeepAlive  int           // clients that keep their connection [8]
@@ -117,7 +118,7 @@ func Start(l Load) *Run {
 		path    string
 		keep    bool
 	}{{l.KeepAlive, l.Path, true}, {l.PerRequest, l.Path, false}, {l.Slow, l.SlowPath, false}} {
-		for range class.clients {
+		for range max(0, class.clients) {
 			r.clients.Go(func() { r.client(class.path, class.keep) })
 		}
 	}

@@ -71,6 +71,18 @@ func CloexecFrom(first int) error {
 	return nil
 }
 
+// OpenSockets are the open descriptors from first upwards that are sockets, as far
+// as /proc tells.
+func OpenSockets(first int) (fds []int) {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= first && IsSocket(fd) {
+			fds = append(fds, fd)
+		}
+	}
+	return fds
+}
+
 // Flock takes the exclusive advisory lock of an open file without waiting
 // (flock(2)). It reports false when somebody else has it. The lock ends when
 // the last descriptor of that open file is closed, at the latest with the

@@ -85,10 +85,4 @@ func SizeOf[T any]() int {
 
 // Monotonic is CLOCK_MONOTONIC in nanoseconds: the same clock in every process
 // of the machine, which stands still while it is suspended (clock_gettime(2)).
-func Monotonic() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic("clock_gettime CLOCK_MONOTONIC: " + err.Error()) // fails only for a bad address
-	}
-	return ts.Nano()
-}
+func Monotonic() int64 { return clock(unix.CLOCK_MONOTONIC) }

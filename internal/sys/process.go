@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -62,19 +65,49 @@ type Exit struct {
 // ErrRunning says that a process has not ended yet.
 var ErrRunning = errors.New("still running")
 
+// childInfo is siginfo_t of asm-generic/siginfo.h on 64-bit: si_code at byte 8,
+// and for SIGCHLD si_pid at 16, si_uid at 20, si_status at 24. x/sys leaves that
+// part of the union opaque.
+type childInfo struct {
+	signo, errno, code, _ int32
+	pid, uid, status      int32
+	_                     [100]byte
+}
+
+func (i *childInfo) siginfo() *unix.Siginfo { return (*unix.Siginfo)(unsafe.Pointer(i)) }
+
+// EndedChild is a child that has ended and is not collected yet, its own or one
+// that fell to this process as PID 1, or 0 when there is none. It stays so.
+func EndedChild() (int, error) {
+	for {
+		var info childInfo
+		err := unix.Waitid(unix.P_ALL, 0, info.siginfo(), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ECHILD):
+			return 0, nil
+		}
+		return int(info.pid), os.NewSyscallError("waitid", err)
+	}
+}
+
+// Collect collects a child that has ended, by its number.
+func Collect(pid int) error {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("waitid", err)
+		}
+	}
+}
+
 // Wait collects a child that has ended, by its pidfd, and returns ErrRunning
 // at once when it has not. It never touches another child.
 func Wait(pidfd int) (Exit, error) {
-	// siginfo_t of asm-generic/siginfo.h on 64-bit: si_code at byte 8, and for
-	// SIGCHLD si_pid at 16, si_uid at 20, si_status at 24. x/sys leaves that
-	// part of the union opaque.
-	var info struct {
-		signo, errno, code, _ int32
-		pid, uid, status      int32
-		_                     [100]byte
-	}
+	var info childInfo
 	for {
-		err := unix.Waitid(unix.P_PIDFD, pidfd, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG, nil)
+		err := unix.Waitid(unix.P_PIDFD, pidfd, info.siginfo(), unix.WEXITED|unix.WNOHANG, nil)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -95,6 +128,24 @@ func Wait(pidfd int) (Exit, error) {
 // caller must not yet have collected pid, or the number may be another's.
 func KillGroup(pid int, sig syscall.Signal) error {
 	return os.NewSyscallError("kill", unix.Kill(-pid, sig))
+}
+
+// Family is a process's parent and process group, both 0 when there is none
+// (proc(5), /proc/PID/stat).
+func Family(pid int) (parent, group int) {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, 0
+	}
+	// pid (comm) state ppid pgrp …: comm may hold blanks and parentheses.
+	text := string(stat)
+	field := strings.Fields(text[strings.LastIndex(text, ")")+1:])
+	if len(field) < 3 {
+		return 0, 0
+	}
+	parent, _ = strconv.Atoi(field[1])
+	group, _ = strconv.Atoi(field[2])
+	return parent, group
 }
 
 // PidfdOpen returns a close-on-exec, non-blocking pidfd of any living process.
@@ -158,4 +209,13 @@ func Affinity() int {
 		return runtime.NumCPU()
 	}
 	return max(1, set.Count())
+}
+
+// Slept is for how long the host has slept since it was started, which
+// CLOCK_MONOTONIC leaves out and CLOCK_BOOTTIME counts (clock_gettime(2)); two
+// calls may differ by what passes between the readings of the clocks.
+func Slept() time.Duration {
+	before := clock(unix.CLOCK_MONOTONIC)
+	boot := clock(unix.CLOCK_BOOTTIME)
+	return time.Duration(boot - (before+clock(unix.CLOCK_MONOTONIC))/2)
 }

@@ -19,12 +19,24 @@ var ErrTruncated = errors.New("packet is larger than allowed")
 // ErrEmpty says that a living peer sent a packet without a byte.
 var ErrEmpty = errors.New("empty packet")
 
+// sendBuffer is asked for on each end of a pair; the kernel doubles it for its
+// own needs, and grants it to everybody (socket(7), SO_SNDBUF; its bound,
+// wmem_max, is by default the same).
+const sendBuffer = 208 << 10
+
 // SeqpacketPair makes a connected pair of SOCK_SEQPACKET sockets, close-on-exec
 // and non-blocking. The caller closes both.
 func SeqpacketPair() (a, b int, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return -1, -1, os.NewSyscallError("socketpair", err)
+	}
+	for _, fd := range fds {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer); err != nil {
+			unix.Close(fds[0])
+			unix.Close(fds[1])
+			return -1, -1, os.NewSyscallError("setsockopt SO_SNDBUF", err)
+		}
 	}
 	return fds[0], fds[1], nil
 }
@@ -103,6 +115,12 @@ func SetReusePort(fd int) error {
 	return os.NewSyscallError("setsockopt SO_REUSEPORT", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
 }
 
+// SetReuseAddr lets fd be bound where another socket is, as far as the protocol
+// allows that (socket(7), SO_REUSEADDR).
+func SetReuseAddr(fd int) error {
+	return os.NewSyscallError("setsockopt SO_REUSEADDR", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+}
+
 // RefuseNew makes a listening TCP socket drop new connection attempts, while
 // handshakes under way complete and its queue stays. It attaches a socket
 // filter (socket(7), SO_ATTACH_FILTER) to the shared socket, so it holds for
@@ -148,6 +166,13 @@ func Queued(fd int) (int, error) {
 		return 0, os.NewSyscallError("getsockopt TCP_INFO", err)
 	}
 	return int(info.Unacked), nil
+}
+
+// Unread is how much of what was sent on a unix socket its peer has not read, in
+// bytes of the kernel's (unix(7), SIOCOUTQ of net/unix/af_unix.c).
+func Unread(fd int) (int, error) {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+	return n, os.NewSyscallError("ioctl SIOCOUTQ", err)
 }
 
 // IsListening reports whether fd is a socket that accepts connections.

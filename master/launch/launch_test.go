@@ -2,6 +2,7 @@ package launch
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"drover/internal/sys"
 	"drover/ipc"
@@ -38,6 +40,26 @@ func TestMain(m *testing.M) {
 		select {}
 	case "exit":
 		os.Exit(7)
+	case "attributes":
+		for _, file := range []string{"status", "limits", "oom_score_adj"} {
+			text, err := os.ReadFile("/proc/self/" + file)
+			if err != nil {
+				panic(err)
+			}
+			os.Stdout.Write(text)
+		}
+		fmt.Println("HOME=" + os.Getenv("HOME"))
+		opened, err := os.OpenFile("/dev/stdout", os.O_WRONLY, 0)
+		if err != nil {
+			panic(err)
+		}
+		opened.WriteString("opened\n")
+	case "unprivileged":
+		unprivileged()
+	case "orphan":
+		orphan()
+	case "first":
+		first()
 	}
 }
 
@@ -76,6 +98,11 @@ func launch(t *testing.T, p *Program, listeners ...Listener) (*Process, *os.File
 	}
 	t.Cleanup(func() { r.Close(); conn.Close() })
 	defer w.Close()
+	if uid := p.Owner(); uid >= 0 { // as the master does
+		if err := w.Chown(uid, -1); err != nil {
+			t.Fatal(err)
+		}
+	}
 	defer sys.Close(channel)
 	process, err := Launch(Start{Program: p, Listeners: listeners, Channel: channel, Stdout: int(w.Fd()), Stderr: int(w.Fd())})
 	if err != nil {
@@ -280,6 +307,99 @@ func TestOneHundredAtOnceAreEachCollected(t *testing.T) {
 	}
 }
 
+// orphan leaves a hundred processes behind that end soon, in sessions of their own.
+func orphan() {
+	for range 100 {
+		child := exec.Command("sleep", "0.1")
+		child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := child.Start(); err != nil {
+			panic(err)
+		}
+	}
+	os.Exit(7)
+}
+
+// first is PID 1 of a namespace: it starts and awaits forty children, while another
+// leaves a hundred orphans behind. It exits with 0 when each wait was right, and no
+// orphan is left, neither alive nor as a zombie.
+func first() {
+	fail := func(format string, args ...any) {
+		fmt.Printf(format+"\n", args...)
+		os.Exit(1)
+	}
+	if os.Getpid() != 1 {
+		fail("this is process %d, not the first", os.Getpid())
+	}
+	stop := ReapOrphans(func(err error) { fail("%v", err) })
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		fail("%v", err)
+	}
+	start := func(role string) *Process {
+		path, _ := os.Executable()
+		p, err := Pin(path, []string{role}, os.Environ(), "/")
+		if err != nil {
+			fail("%v", err)
+		}
+		p.SetEnv(map[string]string{"TEST_ROLE": role})
+		defer p.Close()
+		process, err := Launch(Start{Program: p, Channel: int(null.Fd()), Stdout: 1, Stderr: 2})
+		if err != nil {
+			fail("%v", err)
+		}
+		return process
+	}
+	exits := make(chan sys.Exit)
+	const all = 41
+	go func() {
+		for n := range all {
+			role := "exit"
+			if n == all/2 {
+				role = "orphan"
+			}
+			process := start(role)
+			go func() {
+				exit, err := process.Wait()
+				if err != nil {
+					fail("%v", err)
+				}
+				exits <- exit
+			}()
+		}
+	}()
+	for range all {
+		if exit := <-exits; exit.Code != 7 || exit.Signal != 0 {
+			fail("a wait was answered %+v", exit)
+		}
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		left, _ := filepath.Glob("/proc/[0-9]*/stat")
+		if len(left) == 1 { // ours
+			break
+		}
+		if time.Now().After(deadline) {
+			fail("%d processes are left: %q", len(left)-1, left)
+		}
+	}
+	stop()
+	os.Exit(0)
+}
+
+func TestFirstProcessCollectsOrphans(t *testing.T) {
+	unshare := []string{"unshare", "--pid", "--fork", "--mount-proc", "--kill-child"}
+	if os.Getuid() != 0 {
+		unshare = append(unshare, "--map-root-user")
+	}
+	if out, err := exec.Command(unshare[0], append(unshare[1:], "true")...).CombinedOutput(); err != nil {
+		t.Skipf("no PID namespace: %v: %s", err, out)
+	}
+	cmd := exec.Command(unshare[0], append(unshare[1:], self(t))...)
+	cmd.Env = append(os.Environ(), "TEST_ROLE=first")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
 func TestPinErrorsSayWhatIsWrong(t *testing.T) {
 	dir := t.TempDir()
 	plain := filepath.Join(dir, "plain")
@@ -297,6 +417,61 @@ func TestPinErrorsSayWhatIsWrong(t *testing.T) {
 	}
 	if _, err := Pin(self(t), nil, nil, filepath.Join(dir, "gone")); err == nil || !strings.Contains(err.Error(), "working directory") {
 		t.Errorf("Pin in a directory that is not there: %v", err)
+	}
+}
+
+// A Go program with drover in it is known by what the linker wrote; no other is.
+func TestOnDrover(t *testing.T) {
+	script := filepath.Join(t.TempDir(), "app.sh")
+	if err := os.WriteFile(script, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	goTool, err := exec.LookPath("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{self(t): true, "/bin/sh": false, goTool: false, script: false} {
+		if got := program(t, path, "").OnDrover(); got != want {
+			t.Errorf("%s: %v, want %v", path, got, want)
+		}
+	}
+	// By the pinned file, not by what is at its path now.
+	path := filepath.Join(t.TempDir(), "app")
+	copyFile(t, self(t), path)
+	p := program(t, path, "")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if !p.OnDrover() {
+		t.Error("it looked at the path")
+	}
+}
+
+// A process's family is what may speak for it.
+func TestHas(t *testing.T) {
+	process, out := launch(t, program(t, self(t), "fork"))
+	line := make([]byte, 32)
+	n, err := out.Read(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child, err := strconv.Atoi(strings.TrimSpace(string(line[:n])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid, want := range map[int]bool{process.PID: true, child: true, os.Getpid(): false, 1: false, 0: false, 1 << 30: false} {
+		if got := process.Has(pid); got != want {
+			t.Errorf("pid %d: %v, want %v", pid, got, want)
+		}
+	}
+	if err := process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := process.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if process.Has(process.PID) {
+		t.Error("it has ended, and speaks")
 	}
 }
 
@@ -320,5 +495,22 @@ func copyFile(t *testing.T, from, to string) {
 	}
 	if err := os.WriteFile(to, data, 0o755); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestKeepMonitorAwake(t *testing.T) {
+	for env, want := range map[string]string{
+		"":                               "GODEBUG=schedtrace=2147483647",
+		"GODEBUG=":                       "GODEBUG=schedtrace=2147483647",
+		"GODEBUG=madvdontneed=1":         "GODEBUG=madvdontneed=1,schedtrace=2147483647",
+		"GODEBUG=schedtrace=1000":        "GODEBUG=schedtrace=1000",
+		"GODEBUG=gctrace=0,schedtrace=5": "GODEBUG=gctrace=0,schedtrace=5",
+	} {
+		p := &Program{Env: []string{"A=b", env}}
+		p.KeepMonitorAwake()
+		got := slices.DeleteFunc(slices.Clone(p.Env), func(kv string) bool { return !strings.HasPrefix(kv, "GODEBUG=") })
+		if !slices.Equal(got, []string{want}) {
+			t.Errorf("%q becomes %q, want %q", env, got, want)
+		}
 	}
 }

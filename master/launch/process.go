@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -20,6 +21,8 @@ type Start struct {
 	Program   *Program
 	Listeners []Listener // become 3, 4, …
 	Channel   int        // the worker's end, after the listeners
+	Told      string     // the variable that tells the channel's number; empty: ipc.EnvChannel
+	Env       []string   // NAME=value, over the program's
 	Stdout    int
 	Stderr    int
 }
@@ -34,7 +37,8 @@ type Listener struct {
 type Process struct {
 	PID int
 
-	pidfd *os.File // becomes readable when the process has ended
+	staged *os.File // nil, or ends when the stage does
+	pidfd  *os.File // becomes readable when the process has ended
 
 	mu   sync.Mutex // orders signals before the collecting of the pid: after it the number may be another's
 	gone bool
@@ -60,19 +64,32 @@ func Launch(s Start) (*Process, error) {
 	if len(names) > 0 {
 		set = append(set, ipc.EnvListenFDs+"="+strconv.Itoa(len(names)), ipc.EnvListenNames+"="+strings.Join(names, ":"))
 	}
-	set = append(set, ipc.EnvChannel+"="+strconv.Itoa(len(files)))
+	set = append(set, s.Env...)
+	set = append(set, cmp.Or(s.Told, ipc.EnvChannel)+"="+strconv.Itoa(len(files)))
 	files = append(files, s.Channel)
 
-	order := order{Path: s.Program.Path, Exec: -1, Dir: len(files)}
+	order := order{Path: s.Program.Path, Exec: -1, Staged: -1, Dir: len(files), Attributes: s.Program.attributes}
 	files = append(files, s.Program.dir)
 	if s.Program.Pinned() {
 		order.Exec = len(files)
 		files = append(files, s.Program.exec)
 	}
+	var staged *os.File
+	if s.Program.Foreign {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, fmt.Errorf("start %s: %w", s.Program.Path, err)
+		}
+		defer w.Close()
+		staged, order.Staged = r, len(files)
+		files = append(files, int(w.Fd()))
+	}
 	text, err := json.Marshal(order)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.Program.Path, err)
 	}
+	children.Lock()
+	defer children.Unlock()
 	pid, pidfd, err := sys.Spawn(sys.SpawnAttr{
 		Path:  "/proc/self/exe",
 		Argv:  append([]string{stageName, string(text)}, s.Program.Argv...),
@@ -80,9 +97,24 @@ func Launch(s Start) (*Process, error) {
 		Files: files,
 	})
 	if err != nil {
+		if staged != nil {
+			staged.Close()
+		}
 		return nil, fmt.Errorf("start %s: %w", s.Program.Path, err)
 	}
-	return &Process{PID: pid, pidfd: os.NewFile(uintptr(pidfd), "pidfd")}, nil
+	waited[pid] = true
+	return &Process{PID: pid, staged: staged, pidfd: os.NewFile(uintptr(pidfd), "pidfd")}, nil
+}
+
+// AwaitExec blocks until a foreign program has taken over from the stage, or the
+// process has ended. It must be called exactly once. Of a program on drover it
+// returns at once.
+func (p *Process) AwaitExec() {
+	if p.staged == nil {
+		return
+	}
+	defer p.staged.Close()
+	_, _ = p.staged.Read(make([]byte, 1)) // nobody writes: this is its end
 }
 
 // Wait blocks until the process has ended, kills what is left of its group, and
@@ -102,6 +134,10 @@ func (p *Process) Wait() (sys.Exit, error) {
 	if err != nil {
 		return sys.Exit{}, fmt.Errorf("wait for process %d: %w", p.PID, err)
 	}
+	children.Lock()
+	defer children.Unlock()
+	defer lookAgain() // what ended beside it
+	delete(waited, p.PID)
 	var exit sys.Exit
 	var waitErr error
 	if err := raw.Control(func(fd uintptr) { exit, waitErr = sys.Wait(int(fd)) }); err != nil {
@@ -113,8 +149,45 @@ func (p *Process) Wait() (sys.Exit, error) {
 	return exit, nil
 }
 
+// Has reports whether pid is the process, one of its group, or one that descends
+// from it, and lives.
+func (p *Process) Has(pid int) bool {
+	for range 64 { // a chain of parents has an end, but changes while it is read
+		parent, group := sys.Family(pid)
+		if group == p.PID {
+			return true
+		}
+		if pid = parent; pid <= 1 {
+			return false
+		}
+	}
+	return false
+}
+
 // Kill kills the process and all of its group. After its end it does nothing.
 func (p *Process) Kill() error { return p.Signal(syscall.SIGKILL) }
+
+// Dump asks the process to print its goroutines and to exit (SIGQUIT, package
+// runtime), also when it was stopped. After its end it does nothing.
+func (p *Process) Dump() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone {
+		return nil
+	}
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("ask process %d for its goroutines: %w", p.PID, err)
+	}
+	var sigErr error
+	if err := raw.Control(func(fd uintptr) { sigErr = sys.PidfdSignal(int(fd), syscall.SIGQUIT) }); err != nil {
+		sigErr = err
+	}
+	if sigErr != nil {
+		return fmt.Errorf("ask process %d for its goroutines: %w", p.PID, sigErr)
+	}
+	return sys.KillGroup(p.PID, syscall.SIGCONT)
+}
 
 // Signal sends a signal to the process and all of its group. After its end it
 // does nothing.

@@ -7,15 +7,20 @@
 package launch
 
 import (
+	"debug/buildinfo"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
 	"drover/internal/sys"
+	"drover/ipc"
 )
 
 // Program is what a generation runs, pinned: its executable and its working
@@ -26,6 +31,17 @@ type Program struct {
 	Argv []string // with argv[0]
 	Env  []string
 	Dir  string // absolute, symlinks kept
+
+	// Foreign says that it is not built on drover, as far as anyone knows: it takes
+	// its sockets by LISTEN_FDS, and says nothing by the channel.
+	Foreign bool
+	// Node says that it is Node.js, which runs Script: a worker of Node's cluster.
+	Node   bool
+	Script string
+
+	drainHeader bool // a module of ours is loaded before the script
+
+	attributes Attributes
 
 	exec int // O_PATH descriptor of Path; -1 for a script
 	dir  int // O_PATH descriptor of Dir
@@ -55,6 +71,25 @@ func Pin(path string, argv, env []string, dir string) (*Program, error) {
 
 // Pinned reports whether every start runs the same file; false for a script.
 func (p *Program) Pinned() bool { return p.exec >= 0 }
+
+// OnDrover reports whether the program is a Go one with drover in it, by what the
+// linker wrote into the pinned file (package debug/buildinfo). It is false of
+// scripts and others that may become such a program, and where the file cannot be
+// read.
+func (p *Program) OnDrover() bool {
+	if !p.Pinned() {
+		return false
+	}
+	info, err := buildinfo.ReadFile(fdPath(p.exec))
+	if err != nil {
+		return false
+	}
+	is := func(m *debug.Module) bool { return m.Path == module }
+	return is(&info.Main) || slices.ContainsFunc(info.Deps, is)
+}
+
+// module is the path of drover's module.
+const module = "drover"
 
 // Close gives the held files back. Lives that run are not touched.
 func (p *Program) Close() {
@@ -127,6 +162,35 @@ func sameAsSelf(path string) bool {
 	return errA == nil && errB == nil && os.SameFile(a, b)
 }
 
+// SetEnv sets variables over those that are there.
+func (p *Program) SetEnv(vars map[string]string) {
+	p.Env = slices.DeleteFunc(slices.Clone(p.Env), func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		_, over := vars[name]
+		return over
+	})
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		p.Env = append(p.Env, name+"="+vars[name])
+	}
+}
+
+// SetAttributes has the program run with attributes. Of a user it also sets HOME,
+// USER and LOGNAME, which SetEnv may set otherwise later.
+func (p *Program) SetAttributes(a Attributes) {
+	p.attributes = a
+	if a.env != nil {
+		p.SetEnv(a.env)
+	}
+}
+
+// Owner is the user that the program runs as, or -1 where that is not changed.
+func (p *Program) Owner() int {
+	if p.attributes.As == nil {
+		return -1
+	}
+	return p.attributes.As.UID
+}
+
 // ShareMemory sets GOMEMLIMIT, where the environment does not set it, to an
 // equal share for each worker of nine tenths of limit, in bytes. A limit of 0
 // is none.
@@ -141,22 +205,47 @@ func (p *Program) ShareMemory(limit int64, workers int) {
 	}
 }
 
+// KeepMonitorAwake adds ipc.SchedTrace to GODEBUG, unless the environment has a
+// schedtrace of its own.
+func (p *Program) KeepMonitorAwake() {
+	for i, kv := range p.Env {
+		settings, is := strings.CutPrefix(kv, ipc.EnvGodebug+"=")
+		switch {
+		case !is:
+			continue
+		case strings.Contains(settings, "schedtrace="):
+			return
+		case settings != "":
+			p.Env = slices.Clone(p.Env)
+			p.Env[i] += "," + ipc.SchedTrace
+			return
+		}
+	}
+	p.SetEnv(map[string]string{ipc.EnvGodebug: ipc.SchedTrace})
+}
+
 // own names the variables that belong to the master and never reach a worker:
-// a service manager's (sd_notify(3), sd_listen_fds(3)), and drover's channel.
+// a service manager's (sd_notify(3), sd_listen_fds(3)), drover's channel, and that
+// of a Node program which has started drover.
 func own(name string) bool {
 	switch name {
-	case "NOTIFY_SOCKET", "DROVER_CHANNEL", "PWD":
+	case "NOTIFY_SOCKET", "DROVER_CHANNEL", "PWD", "NODE_CHANNEL_FD", "NODE_CHANNEL_SERIALIZATION_MODE", "NODE_UNIQUE_ID":
 		return true
 	}
 	return strings.HasPrefix(name, "LISTEN_") || strings.HasPrefix(name, "WATCHDOG_")
 }
 
 // environ is a worker's environment: the program's, without what is the
-// master's own, and what set adds.
+// master's own, and what set adds, or sets instead.
 func (p *Program) environ(set ...string) []string {
+	over := map[string]bool{}
+	for _, kv := range set {
+		name, _, _ := strings.Cut(kv, "=")
+		over[name] = true
+	}
 	env := make([]string, 0, len(p.Env)+len(set)+1)
 	for _, kv := range p.Env {
-		if name, _, _ := strings.Cut(kv, "="); !own(name) {
+		if name, _, _ := strings.Cut(kv, "="); !own(name) && !over[name] {
 			env = append(env, kv)
 		}
 	}

@@ -18,6 +18,10 @@ type order struct {
 	Path string `json:"path"` // what to execute when Exec is -1, and for messages
 	Exec int    `json:"exec"` // descriptor of the pinned executable
 	Dir  int    `json:"dir"`  // descriptor of the working directory
+	// Staged is a descriptor whose end tells that the program runs, or -1.
+	Staged int `json:"staged"`
+
+	Attributes
 }
 
 // init runs before main and before the flags and databases of a program that
@@ -43,6 +47,12 @@ func stage(text string, argv []string) error {
 		return fmt.Errorf("enter the working directory of %s: %w", o.Path, err)
 	}
 	sys.SetCloexec(o.Dir)
+	if o.Staged >= 0 {
+		sys.SetCloexec(o.Staged)
+	}
+	if err := o.take(); err != nil {
+		return fmt.Errorf("prepare %s: %w", o.Path, err)
+	}
 	if os.Getenv(ipc.EnvListenFDs) != "" {
 		if err := os.Setenv(ipc.EnvListenPID, strconv.Itoa(os.Getpid())); err != nil {
 			return err

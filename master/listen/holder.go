@@ -18,23 +18,25 @@ type Holder struct {
 
 func (h *Holder) String() string { return fmt.Sprintf("process %d (%s)", h.PID, h.Command) }
 
-// findHolder looks for the process that listens on the address's port: through
-// /proc/net/tcp and the descriptors of every process that this user may see
+// findHolder looks for the process that listens on the address: through
+// /proc/net and the descriptors of every process that this user may see
 // (proc(5)). Of several, such as a master and its workers, it takes one whose
 // parent is none of them. Nil when none is found.
 func findHolder(address string) *Holder {
-	_, portText, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil
-	}
-	port, err := strconv.Atoi(portText)
-	if err != nil {
-		return nil
-	}
 	sockets := map[string]bool{}
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		for _, inode := range listeners(table, port) {
+	if name, is := strings.CutPrefix(address, "unix:"); is {
+		for _, inode := range unixListeners(name) {
 			sockets["socket:["+inode+"]"] = true
+		}
+	} else if _, text, err := net.SplitHostPort(address); err == nil {
+		port, err := strconv.Atoi(text)
+		for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+			if err != nil {
+				break
+			}
+			for _, inode := range listeners(table, port) {
+				sockets["socket:["+inode+"]"] = true
+			}
 		}
 	}
 	if len(sockets) == 0 {
@@ -81,6 +83,24 @@ func listeners(table string, port int) []string {
 		_, hex, _ := strings.Cut(field[1], ":")
 		if p, err := strconv.ParseInt(hex, 16, 32); err == nil && int(p) == port {
 			inodes = append(inodes, field[9])
+		}
+	}
+	return inodes
+}
+
+// unixListeners are the inodes of the unix sockets of a name that listen.
+func unixListeners(name string) []string {
+	data, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return nil
+	}
+	var inodes []string
+	for line := range strings.Lines(string(data)) {
+		// Num RefCount Protocol Flags Type St Inode Path
+		field := strings.Fields(line)
+		const accepts = "00010000" // __SO_ACCEPTCON of linux/net.h
+		if len(field) >= 8 && field[3] == accepts && (field[7] == name || field[7] == name+taking) {
+			inodes = append(inodes, field[6])
 		}
 	}
 	return inodes

@@ -11,12 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"drover/config"
 	"drover/internal/sys"
 )
 
 func open(t *testing.T, address string) *Group {
 	t.Helper()
-	g, err := Open(t.Context(), address, address, false)
+	g, err := Open(t.Context(), config.Listen{Name: address, Address: address}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,13 +85,59 @@ func TestDualStack(t *testing.T) {
 	}
 }
 
+// One family's socket leaves the port to the other's, also those of the group that
+// come later.
+func TestOpenFamily(t *testing.T) {
+	six, err := OpenFamily(t.Context(), "tcp6", config.Listen{Address: "[::]:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(six.Close)
+	if _, err := six.Socket(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(six.Address)
+	four, err := OpenFamily(t.Context(), "tcp4", config.Listen{Address: "0.0.0.0:" + port})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(four.Close)
+	for host, g := range map[string]*Group{"::1": six, "127.0.0.1": four} {
+		conn, err := net.Dial("tcp", net.JoinHostPort(host, port))
+		if err != nil {
+			t.Fatalf("%s is not served: %v", host, err)
+		}
+		accept(t, g.Sockets()...)
+		conn.Close()
+	}
+}
+
+// A UDP socket for IPv6 and IPv4 keeps the port from others, one for IPv6 alone
+// does not.
+func TestPacketDualStack(t *testing.T) {
+	for network, refused := range map[string]bool{"udp": true, "udp6": false} {
+		p, err := OpenPacket(t.Context(), network, "[::]:0", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(p.Close)
+		other, err := OpenPacket(t.Context(), "udp4", "0.0.0.0:"+strconv.Itoa(p.Port), false)
+		if err == nil {
+			other.Close()
+		}
+		if (err != nil) != refused {
+			t.Errorf("%s: IPv4 on the same port: %v, want it refused: %v", network, err, refused)
+		}
+	}
+}
+
 func TestSecondMasterIsRefusedBeforeAndAfterSiblingsJoined(t *testing.T) {
 	g := open(t, "127.0.0.1:0")
 	for _, slots := range []int{1, 3} {
 		if _, err := g.Socket(t.Context(), slots-1); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Open(t.Context(), "web", g.Address, false)
+		_, err := Open(t.Context(), config.Listen{Name: "web", Address: g.Address}, false)
 		var inUse *InUseError
 		if !errors.As(err, &inUse) || !errors.Is(err, syscall.EADDRINUSE) {
 			t.Fatalf("a second group with %d sockets there: %v, want InUseError", slots, err)
@@ -106,7 +153,7 @@ func TestSecondMasterIsRefusedBeforeAndAfterSiblingsJoined(t *testing.T) {
 
 func TestExclusiveAgainstOneWithReusePort(t *testing.T) {
 	g := open(t, "127.0.0.1:0") // itself SO_REUSEPORT by now
-	joined, err := Open(t.Context(), "web", g.Address, true)
+	joined, err := Open(t.Context(), config.Listen{Name: "web", Address: g.Address}, true)
 	if err != nil {
 		t.Fatalf("join: %v", err)
 	}
@@ -153,7 +200,7 @@ func TestErrorsSayWhatAndWhy(t *testing.T) {
 		"192.0.2.1:0":               {"192.0.2.1:0", "cannot assign requested address", "interface"},
 		"no-such-host.invalid:3000": {"no-such-host.invalid"},
 	} {
-		_, err := Open(t.Context(), "web", address, false)
+		_, err := Open(t.Context(), config.Listen{Name: "web", Address: address}, false)
 		if err == nil {
 			t.Errorf("%s: no error", address)
 			continue

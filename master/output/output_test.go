@@ -78,7 +78,7 @@ func TestLines(t *testing.T) {
 			w.Close()
 		}()
 		var got []string
-		s.Lines(func(line []byte) { got = append(got, string(line)) })
+		s.Lines(func(line []byte, _ bool) { got = append(got, string(line)) })
 		s.Close()
 		if !slices.Equal(got, want) {
 			t.Errorf("%.20q: %d lines, want %d", in, len(got), len(want))
@@ -124,8 +124,43 @@ func TestStreamSurvivesItsWriterBeingKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Close()
-	s.Lines(func([]byte) { t.Error("a line from nobody") })
+	s.Lines(func([]byte, bool) { t.Error("a line from nobody") })
 	if err := s.Close(); err != nil && !os.IsNotExist(err) {
 		t.Error(err)
 	}
+}
+
+func TestIsSchedTrace(t *testing.T) {
+	for line, want := range map[string]bool{
+		"SCHED 0ms: gomaxprocs=1 idleprocs=0 threads=5 spinningthreads=0 needspinning=1 idlethreads=0 runqueue=0 [ 3 ] schedticks=[ 1 ]": true,
+		"  P0: status=1 schedtick=151 syscalltick=51 m=8 runqsize=0 gfreecnt=0 timerslen=4":                                              true,
+		"  M0: p=nil curg=nil mallocing=1 throwing=2 preemptoff= locks=2 dying=1 spinning=false blocked=true lockedg=7":                  true,
+		"  G42: status=2(chan receive) m=8 lockedm=nil":                                                                                  true,
+		"SCHED is a word":         false,
+		"  Given: a line":         false,
+		"panic: SCHED 0ms: more":  false,
+		"goroutine 42 [running]:": false,
+	} {
+		if got := IsSchedTrace([]byte(line)); got != want {
+			t.Errorf("%q: %v", line, got)
+		}
+	}
+}
+
+func TestHabits(t *testing.T) {
+	var h Habits
+	at := time.Unix(1000, 0)
+	see := func(bytes int, cut bool, after time.Duration, want string) {
+		t.Helper()
+		at = at.Add(after)
+		if got := h.See(make([]byte, bytes), cut, at); !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	see(6<<20, false, 0, "")
+	see(6<<20, false, time.Second, "") // another second
+	see(16<<10, true, 0, "more than 16 KiB")
+	see(16<<10, true, 0, "") // once
+	see(6<<20, false, 100*time.Millisecond, "more than 10 MiB in a second")
+	see(60<<20, false, 2*time.Second, "") // once
 }

@@ -2,6 +2,8 @@
 package usage
 
 import (
+	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -40,14 +42,14 @@ func (m *Meter) Measure(pids []int) map[int]Usage {
 	next := make(map[int]sample, len(pids))
 	found := make(map[int]Usage, len(pids))
 	for _, pid := range pids {
-		p, err := process.NewProcess(int32(pid))
+		// Not process.NewProcess: it opens a pidfd to see whether the process is
+		// there, which only the garbage collector closes.
+		p := &process.Process{Pid: int32(pid)}
+		mem, err := p.MemoryInfo()
 		if err != nil {
 			continue
 		}
-		var u Usage
-		if mem, err := p.MemoryInfo(); err == nil {
-			u.RSSBytes = mem.RSS
-		}
+		u := Usage{RSSBytes: mem.RSS}
 		if times, err := p.Times(); err == nil {
 			s := sample{at: now, cpu: times.User + times.System}
 			before, known := m.last[pid]
@@ -75,4 +77,14 @@ func percent(cpu float64, span time.Duration) float64 {
 		return 0
 	}
 	return 100 * cpu / span.Seconds()
+}
+
+// Descriptors is how many descriptors a process has open: the size of its
+// /proc/PID/fd (Linux 6.2; proc_pid_fd(5)). Where that cannot be told it is 0.
+func Descriptors(pid int) int {
+	info, err := os.Stat(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return 0
+	}
+	return int(info.Size())
 }

@@ -1,0 +1,128 @@
+package launch
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"drover/config"
+)
+
+// files makes files of these texts in a new directory, which is returned.
+func files(t *testing.T, texts map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range texts {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestForNode(t *testing.T) {
+	dir := files(t, map[string]string{
+		"www": "#!/usr/bin/env node\n", "strict": "#!/usr/bin/env -S node --use-strict\n", "old": "#!/usr/bin/nodejs\n",
+		"shell": "#!/bin/sh\nexec node\n", "binary": "\x7fELF", "python": "#!/usr/bin/python3\n",
+	})
+	for name, want := range map[string]bool{
+		"app.js": true, "dist/app.mjs": true, "a.cjs": true, "a.ts": true, "node": true, "/usr/local/bin/node": true,
+		"./www": true, "./strict": true, "./old": true, "./shell": false, "./binary": false, "./python": false, "./none": false, "app.json": false,
+	} {
+		if got := ForNode(name, dir); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func TestPinNode(t *testing.T) {
+	dir := files(t, map[string]string{"node": "\x7fELF", "app.js": "", "www": "#!/usr/bin/env node\n", "index.ts": ""})
+	t.Setenv("PATH", dir)
+	c := config.Node{Args: []string{"--max-old-space-size=99"}}
+	for _, try := range []struct {
+		run  []string
+		want string // argv, or the error
+	}{
+		{[]string{"app.js", "-v"}, "node --max-old-space-size=99 DIR/app.js -v"},
+		{[]string{"./www"}, "node --max-old-space-size=99 DIR/www"},
+		{[]string{"www"}, "node --max-old-space-size=99 DIR/www"},
+		{[]string{"node", "--inspect", "app.js", "x"}, "node --max-old-space-size=99 --inspect app.js x"},
+		{[]string{"node", "-r", "dotenv", "app.js"}, "node --max-old-space-size=99 -r dotenv app.js"},
+		{[]string{"node", "-e", "code"}, "node -e code without a script"},
+		{[]string{"missing.js"}, "script: DIR/missing.js is not there"},
+		{[]string{"node"}, "node without a script: Node makes no cluster worker of -e and the like: give a file"},
+		{[]string{"node", "--version"}, "node --version without a script"},
+		{[]string{"DIR/bin/node", "app.js"}, "program: stat DIR/bin/node"},
+	} {
+		run := slices.Clone(try.run)
+		for i := range run {
+			run[i] = strings.ReplaceAll(run[i], "DIR", dir)
+		}
+		p, err := PinNode(c, run, nil, dir)
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else {
+			got = strings.Join(p.Argv, " ")
+			if !p.Node || p.Path != filepath.Join(dir, "node") {
+				t.Errorf("%q is %+v", try.run, p)
+			}
+			p.Close()
+		}
+		if want := strings.ReplaceAll(try.want, "DIR", dir); !strings.HasPrefix(got, want) {
+			t.Errorf("%q:\n got %s\nwant %s", try.run, got, want)
+		}
+	}
+	t.Setenv("PATH", t.TempDir())
+	if _, err := PinNode(c, []string{"app.js"}, nil, dir); err == nil || !strings.Contains(err.Error(), "install Node.js") {
+		t.Errorf("without node: %v", err)
+	}
+}
+
+func TestNodeVersion(t *testing.T) {
+	for version, want := range map[string]string{
+		"v20.20.2": "v20.20.2", "v23.0.0-nightly2024": "v23.0.0",
+		"": "no version", "v20": "no version", "v20.x.1": "no version", "v14.1.0": "want 16 or later",
+	} {
+		dir := files(t, map[string]string{"node": "#!/bin/sh\necho " + version + "\n", "app.js": ""})
+		p, err := PinNode(config.Node{}, []string{dir + "/node", "app.js"}, os.Environ(), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if v, err := p.NodeVersion(); err != nil {
+			got = err.Error()
+		} else {
+			got = v.String()
+		}
+		if !strings.Contains(got, want) {
+			t.Errorf("%q: %s, want %s", version, got, want)
+		}
+		p.Close()
+	}
+}
+
+// TypeScript is run by the Nodes that can, which some must be told.
+func TestNodeStripsTypes(t *testing.T) {
+	for _, c := range []struct {
+		v     Version
+		argv  []string
+		added bool
+		bad   bool
+	}{
+		{Version{20, 1, 0}, []string{"node", "a.ts"}, false, true},
+		{Version{20, 1, 0}, []string{"node", "--import", "tsx", "a.ts"}, false, false},
+		{Version{22, 7, 0}, []string{"node", "a.ts"}, true, false},
+		{Version{22, 18, 0}, []string{"node", "a.ts"}, false, false},
+		{Version{23, 5, 0}, []string{"node", "a.ts"}, true, false},
+		{Version{24, 0, 0}, []string{"node", "a.ts"}, false, false},
+	} {
+		p := &Program{Argv: c.argv, Script: "a.ts"}
+		err := p.stripTypes(c.v)
+		if added := len(p.Argv) > len(c.argv); (err != nil) != c.bad || added != c.added {
+			t.Errorf("%s %q: %q, %v", c.v, c.argv, p.Argv, err)
+		}
+	}
+}
