@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"drover/internal/sys"
@@ -13,7 +14,8 @@ import (
 // send.
 type Conn struct {
 	file *os.File // owns the descriptor; gives reads that park in the runtime's poller
-	buf  []byte   // Receive's alone
+	raw  syscall.RawConn
+	buf  []byte // Receive's alone
 }
 
 // ErrNotReading says that the peer's queue is full because it does not read.
@@ -42,7 +44,12 @@ func Open(fd int) (*Conn, error) {
 // newConn wraps a non-blocking descriptor: os.NewFile then reads through the
 // poller and never changes the blocking mode.
 func newConn(fd int) *Conn {
-	return &Conn{file: os.NewFile(uintptr(fd), "channel"), buf: make([]byte, MaxPacket)}
+	file := os.NewFile(uintptr(fd), "channel")
+	raw, err := file.SyscallConn()
+	if err != nil {
+		panic("ipc: " + err.Error()) // it fails for no file only
+	}
+	return &Conn{file: file, raw: raw, buf: make([]byte, MaxPacket)}
 }
 
 // Send sends a message and descriptors, which stay the caller's. It never
@@ -52,32 +59,36 @@ func (c *Conn) Send(m Message, fds ...int) error {
 	if err != nil {
 		return err
 	}
-	raw, err := c.file.SyscallConn()
-	if err != nil {
+	if err := c.send(data, fds); err != nil {
 		return fmt.Errorf("send %s: %w", m.Kind, err)
-	}
-	var sendErr error
-	if err := raw.Control(func(fd uintptr) { sendErr = sys.SendPacket(int(fd), data, fds) }); err != nil {
-		sendErr = err
-	}
-	if sys.IsAgain(sendErr) {
-		sendErr = ErrNotReading
-	}
-	if sendErr != nil {
-		return fmt.Errorf("send %s: %w", m.Kind, sendErr)
 	}
 	return nil
 }
 
+func (c *Conn) send(packet []byte, fds []int) error {
+	var sendErr error
+	if err := c.raw.Control(func(fd uintptr) { sendErr = sys.SendPacket(int(fd), packet, fds) }); err != nil {
+		return err
+	}
+	if sys.IsAgain(sendErr) {
+		return ErrNotReading
+	}
+	return sendErr
+}
+
+// Unread reports whether the peer has yet to read something that was sent.
+func (c *Conn) Unread() bool {
+	var unread int
+	err := c.raw.Control(func(fd uintptr) { unread, _ = sys.Unread(int(fd)) })
+	return err == nil && unread > 0
+}
+
 // Receive waits for a message. The descriptors are close-on-exec and the
-// caller's. Its error is io.EOF when the peer's end is closed,
+// caller's; a message's Mail is good until the next Receive. Its error is
+// io.EOF when the peer's end is closed,
 // os.ErrDeadlineExceeded after Hurry once nothing more is queued, os.ErrClosed
 // after Close, and else a ProtocolError, after which the channel still works.
 func (c *Conn) Receive() (Message, []int, error) {
-	raw, err := c.file.SyscallConn()
-	if err != nil {
-		return Message{}, nil, err
-	}
 	var n int
 	var fds []int
 	var recvErr error
@@ -85,11 +96,11 @@ func (c *Conn) Receive() (Message, []int, error) {
 		n, fds, recvErr = sys.ReceivePacket(int(fd), c.buf)
 		return !sys.IsAgain(recvErr)
 	}
-	err = raw.Read(receive)
+	err := c.raw.Read(receive)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		// Hurry: take what is queued, without waiting.
 		done := false
-		if controlErr := raw.Control(func(fd uintptr) { done = receive(fd) }); controlErr != nil {
+		if controlErr := c.raw.Control(func(fd uintptr) { done = receive(fd) }); controlErr != nil {
 			return Message{}, nil, controlErr
 		}
 		if !done {

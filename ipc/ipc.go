@@ -2,9 +2,9 @@
 // how they are framed, how descriptors travel with them, and the names and
 // numbers of the environment. It decides nothing and starts no goroutine.
 //
-// A life's channel is one SOCK_SEQPACKET socket pair. Each packet is one JSON
-// object of at most MaxPacket bytes; descriptors ride on the packet that names
-// them. A worker is known by the channel that it speaks on, never by what it
+// A life's channel is one SOCK_SEQPACKET socket pair. Each packet, of at most
+// MaxPacket bytes, is one JSON object, or mail: messages that users' code sends.
+// Descriptors ride on the packet that names them. A worker is known by the channel that it speaks on, never by what it
 // says of itself.
 package ipc
 
@@ -20,7 +20,7 @@ import (
 const (
 	// Version is the version of this vocabulary. The hello carries it; a master
 	// refuses a worker of another one.
-	Version = 1
+	Version = 2
 
 	// MaxPacket bounds a packet, in bytes.
 	MaxPacket = 64 << 10
@@ -43,6 +43,17 @@ const (
 	EnvRuntimeDir  = "DROVER_RUNTIME_DIR" // where control sockets are; not removed
 )
 
+// A Go worker is started with SchedTrace at the end of its GODEBUG, and takes it
+// away again for its children. It keeps the runtime's monitor thread from deep
+// sleep (runtime/proc.go, sysmon: "if debug.schedtrace <= 0 && …"), out of which
+// each blocking call of a worker with one P would wake it. The number is the
+// largest interval, in milliseconds, at which the runtime then prints the state
+// of its scheduler: 24.8 days.
+const (
+	EnvGodebug = "GODEBUG"
+	SchedTrace = "schedtrace=2147483647"
+)
+
 // Kind says what a message is about.
 type Kind string
 
@@ -59,7 +70,13 @@ const (
 	Welcome  Kind = "welcome"  // answers the hello: Life, Listen; Sockets and their descriptors, the scoreboard's first
 	Sockets  Kind = "sockets"  // more Sockets and their descriptors, none before them
 	Stopping Kind = "stopping" // the app will stop in a while: say so to load balancers, serve on
+	Foster   Kind = "foster"   // On: accept on Slot's sockets too; not On: no more
 	Drain    Kind = "drain"    // finish what you have and exit; Final when the whole app stops
+
+	// Both ways, and never JSON.
+
+	Mail   Kind = "mail"   // Mail: frames of users' messages
+	Credit Kind = "credit" // Credit bytes of mail were read
 )
 
 // Message is one packet. Which fields a kind uses is said beside the kind; the
@@ -70,14 +87,24 @@ type Message struct {
 	Listen  []Listen `json:"listen,omitempty"`
 	Life    *Life    `json:"life,omitempty"`
 	Sockets []Socket `json:"sockets,omitempty"`
+	Slot    int      `json:"slot,omitempty"`
+	On      bool     `json:"on,omitempty"`
 	Final   bool     `json:"final,omitempty"`
 	Reason  string   `json:"reason,omitempty"`
+	Mail    []byte   `json:"-"` // read it with NextFrame
+	Credit  int      `json:"-"`
 }
 
 // Listen is an address and the name that the program finds it by.
 type Listen struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
+	// Of a hello: what the program asks of an address that it names.
+	Steering string `json:"steering,omitempty"`
+	Mode     uint32 `json:"mode,omitempty"`
+	// Of a welcome.
+	Shared bool `json:"shared,omitempty"` // all slots accept on one socket
+	Kept   bool `json:"kept,omitempty"`   // its queue outlives the app: a service manager's
 }
 
 // Life tells a worker who it is, and the supervision that it lives under.
@@ -119,6 +146,10 @@ func (m Message) check() error {
 				return fmt.Errorf("welcome brings a socket of address %d, but has %d addresses", s.Listen, len(m.Listen))
 			}
 		}
+	case Foster:
+		if m.Slot < 0 {
+			return fmt.Errorf("foster slot %d", m.Slot)
+		}
 	case Sockets, Ready, Leaving, Closed, Stopping, Drain:
 	default:
 		return fmt.Errorf("unknown kind %q", m.Kind)
@@ -131,7 +162,7 @@ func (m Message) check() error {
 	return nil
 }
 
-// Encode gives a message's packet. It fails only when that is larger than
+// Encode gives the packet of a message that is JSON. It fails only when that is larger than
 // MaxPacket.
 func Encode(m Message) ([]byte, error) {
 	data, err := json.Marshal(m)
@@ -145,8 +176,12 @@ func Encode(m Message) ([]byte, error) {
 }
 
 // Decode reads a packet. Its error says what is wrong with it, quoting at most
-// 80 bytes; a peer that sends such a packet is not to be trusted further.
+// 80 bytes; a peer that sends such a packet is not to be trusted further. A
+// message's Mail lies in the packet's memory.
 func Decode(packet []byte) (Message, error) {
+	if len(packet) > 0 && (packet[0] == mailMark || packet[0] == creditMark) {
+		return decodeMail(packet)
+	}
 	var m Message
 	dec := json.NewDecoder(bytes.NewReader(packet))
 	dec.DisallowUnknownFields()

@@ -67,6 +67,11 @@ func TestMessagesAndDescriptorsArriveAsSent(t *testing.T) {
 func TestBadPacketsAreProtocolErrorsAndTheChannelWorksOn(t *testing.T) {
 	for name, packet := range map[string]string{
 		"empty packet":         "",
+		"mail of no frame":     "\x01",
+		"no credit":            "\x02\x00",
+		"much credit":          "\x02\xff\xff\xff\xff\x0f",
+		"half a credit":        "\x02\x80",
+		"mail as JSON":         `{"kind":"mail"}`,
 		"no JSON":              "hello",
 		"unknown kind":         `{"kind":"bye"}`,
 		"unknown field":        `{"kind":"ready","wages":1}`,
@@ -133,6 +138,25 @@ func TestEndIsEOFAfterWhatWasQueued(t *testing.T) {
 	}
 }
 
+func TestUnreadIsWhatThePeerHasNotRead(t *testing.T) {
+	ours, theirs := pair(t)
+	if ours.Unread() {
+		t.Error("nothing was sent")
+	}
+	if err := ours.Send(Message{Kind: Drain}); err != nil {
+		t.Fatal(err)
+	}
+	if !ours.Unread() {
+		t.Error("what was sent was read by nobody")
+	}
+	if _, _, err := theirs.Receive(); err != nil {
+		t.Fatal(err)
+	}
+	if ours.Unread() {
+		t.Error("all was read")
+	}
+}
+
 func TestHurryGivesWhatIsQueuedThenFails(t *testing.T) {
 	ours, theirs := pair(t)
 	for range 3 {
@@ -178,9 +202,16 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"kind":"welcome","life":{"id":1},"listen":[{"name":"a","address":":1"}],"sockets":[{"listen":0,"slot":1}]}`))
 	f.Add([]byte(`{"kind":"drain","final":true}`))
 	f.Add([]byte{})
+	f.Add([]byte("\x02\x80\x80\x01"))
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		m, err := Decode(packet)
-		if err != nil {
+		if err != nil || m.Kind == Mail {
+			return // FuzzNextFrame reads that
+		}
+		if m.Kind == Credit {
+			if m.Credit < 1 || m.Credit > window {
+				t.Fatalf("a credit of %d", m.Credit)
+			}
 			return
 		}
 		again, err := Encode(m)

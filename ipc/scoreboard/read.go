@@ -15,8 +15,10 @@ type Snapshot struct {
 	BytesOut    uint64
 	Accepted    uint64 // connections, ever
 	Panics      uint64
-	Connections int64 // now
-	InFlight    int64 // now
+	Connections int64         // now
+	InFlight    int64         // now
+	Dropped     uint64        // messages of other workers
+	SchedWait   time.Duration // see SchedWait
 	Latency     Histogram
 }
 
@@ -26,17 +28,20 @@ func (b *Board) Snapshot() Snapshot {
 	s := Snapshot{
 		Heartbeat:   m.heartbeat.Load(),
 		Counted:     m.counting.Load() != 0,
-		Requests:    m.requests.Load(),
 		BytesIn:     m.bytesIn.Load(),
 		BytesOut:    m.bytesOut.Load(),
 		Accepted:    m.accepted.Load(),
 		Panics:      m.panics.Load(),
 		Connections: m.connections.Load(),
-		InFlight:    m.inFlight.Load(),
+		Dropped:     m.dropped.Load(),
+		SchedWait:   b.SchedWait(),
 	}
+	ended := m.upgraded.Load()
 	for i := range s.Status {
 		s.Status[i] = m.status[i].Load()
+		s.Requests += s.Status[i]
 	}
+	s.InFlight = max(0, int64(m.begun.Load()-ended-s.Requests)) // read last: none is missing
 	for i := range s.Latency {
 		s.Latency[i] = m.latency[i].Load()
 	}
@@ -47,6 +52,21 @@ func (b *Board) Snapshot() Snapshot {
 // them.
 func (b *Board) Connections() (open int64, counted bool) {
 	return b.mem.connections.Load(), b.mem.counting.Load() != 0
+}
+
+// Heartbeat is the word that each Beat changes; 0 before the first.
+func (b *Board) Heartbeat() int64 { return b.mem.heartbeat.Load() }
+
+// SchedWait is for how long the worker's goroutines wait for a processor, as the
+// worker noted last.
+func (b *Board) SchedWait() time.Duration { return time.Duration(max(0, b.mem.schedWait.Load())) }
+
+// Requests is how many have been answered.
+func (b *Board) Requests() (n uint64) {
+	for i := range b.mem.status {
+		n += b.mem.status[i].Load()
+	}
+	return n
 }
 
 // Request is one request in flight.
@@ -62,40 +82,42 @@ func (b *Board) InFlight(dst []Request) []Request {
 	now := b.now()
 	for i := range b.mem.table {
 		e := &b.mem.table[i]
-		seq := e.seq.Load()
-		if e.busy.Load() != 1 || seq%2 != 0 {
+		state := e.state.Load()
+		if state&mask != inFlight {
 			continue
 		}
 		methodLen, pathLen := min(int(e.methodLen), MaxMethod), min(int(e.pathLen), MaxPath)
 		r := Request{Age: time.Duration(max(0, now-e.start)), Method: string(e.method[:methodLen]), Path: string(e.path[:pathLen])}
-		if e.seq.Load() == seq && e.busy.Load() == 1 {
+		if e.state.Load() == state {
 			dst = append(dst, r)
 		}
 	}
 	return dst
 }
 
-// Oldest is the age of the oldest request in flight, 0 when there is none.
-func (b *Board) Oldest() time.Duration {
-	var oldest time.Duration
+// Oldest is the oldest request in flight, the zero Request when there is none.
+func (b *Board) Oldest() Request {
+	var oldest Request
 	for _, r := range b.InFlight(nil) {
-		oldest = max(oldest, r.Age)
+		if r.Age > oldest.Age {
+			oldest = r
+		}
 	}
 	return oldest
 }
 
 // Totals are the counts of many lives. They only grow.
 type Totals struct {
-	Requests, BytesIn, BytesOut, Accepted, Panics uint64
-	Status                                        [6]uint64
-	Latency                                       Histogram
+	Requests, BytesIn, BytesOut, Accepted, Panics, Dropped uint64
+	Status                                                 [6]uint64
+	Latency                                                Histogram
 }
 
 // Add adds what a life has counted.
 func (t *Totals) Add(s Snapshot) {
 	t.Merge(Totals{
 		Requests: s.Requests, BytesIn: s.BytesIn, BytesOut: s.BytesOut,
-		Accepted: s.Accepted, Panics: s.Panics, Status: s.Status, Latency: s.Latency,
+		Accepted: s.Accepted, Panics: s.Panics, Dropped: s.Dropped, Status: s.Status, Latency: s.Latency,
 	})
 }
 
@@ -106,6 +128,7 @@ func (t *Totals) Merge(o Totals) {
 	t.BytesOut += o.BytesOut
 	t.Accepted += o.Accepted
 	t.Panics += o.Panics
+	t.Dropped += o.Dropped
 	for i, n := range o.Status {
 		t.Status[i] += n
 	}

@@ -17,7 +17,7 @@ import (
 
 const (
 	// Version is that of the layout, which both sides must share.
-	Version = 1
+	Version = 3
 
 	magic = 0x6472766f53423031 // "drvoSB01"
 
@@ -43,32 +43,43 @@ type layout struct {
 	counting  atomic.Uint32
 	_         [52]byte
 
-	requests    atomic.Uint64
+	// What is in flight was begun, and neither answered, with a status, nor upgraded.
+	begun       atomic.Uint64
+	upgraded    atomic.Uint64
 	status      [6]atomic.Uint64 // by status/100; 0 is none of 1 to 5
 	bytesIn     atomic.Uint64
 	bytesOut    atomic.Uint64
 	accepted    atomic.Uint64
 	panics      atomic.Uint64
 	connections atomic.Int64
-	inFlight    atomic.Int64
-	_           [24]byte
+	dropped     atomic.Uint64
+	schedWait   atomic.Int64 // ns
+	_           [8]byte
 
 	latency [Buckets]atomic.Uint64
 	table   [TableSize]entry
 }
 
-// entry is one request in flight. seq is odd while the rest is written; busy
-// is 1 while the entry is taken.
+// entry is one request in flight. The last two bits of its state say whether it is
+// one; the others change with each.
 type entry struct {
-	busy      atomic.Uint32
-	seq       atomic.Uint32
-	start     int64 // CLOCK_MONOTONIC ns
+	state     atomic.Uint32
 	methodLen uint8
 	pathLen   uint8
-	_         [6]byte
+	_         [2]byte
+	start     int64 // CLOCK_MONOTONIC ns
+	_         [8]byte
 	method    [MaxMethod]byte
 	path      [MaxPath]byte
 }
+
+// The last two bits of an entry's state.
+const (
+	unused   = iota // whoever makes it writing has it
+	writing         // the rest of the entry is being written
+	inFlight        // it is a request
+	mask     = 3
+)
 
 // Board is one mapping of a life's board. All methods but Close may be called
 // by many goroutines at once.
@@ -76,7 +87,6 @@ type Board struct {
 	mem    *layout
 	mapped []byte // nil for a private board
 
-	next   atomic.Uint32 // where Begin looks first
 	base   time.Time
 	offset int64 // CLOCK_MONOTONIC at base
 }
@@ -132,6 +142,12 @@ func view(memory []byte) (*layout, error) {
 		return nil, fmt.Errorf("it says that it is %d bytes long, and is %d", mem.size, sys.SizeOf[layout]())
 	}
 	return mem, nil
+}
+
+// Intact reports whether the board still begins as it was made. Of one that does
+// not, nothing can be believed: something in the worker has written over it.
+func (b *Board) Intact() bool {
+	return b.mem.magic == magic && b.mem.version == Version && int(b.mem.size) == sys.SizeOf[layout]()
 }
 
 // Private makes a board that nobody shares: for a program without a master, and

@@ -41,24 +41,26 @@ func TestMasterReadsWhatTheWorkerCounts(t *testing.T) {
 	worker.Accepted()
 	worker.Accepted()
 	worker.Closed()
-	one := worker.Begin([]byte("GET"), []byte("/a?secret=1"))
+	one := worker.Begin(time.Time{}, []byte("GET"), []byte("/a?secret=1"))
 	worker.End(one, 200, 100, 1000)
-	two := worker.Begin([]byte("POST"), []byte("/b"))
+	two := worker.Begin(time.Time{}, []byte("POST"), []byte("/b"))
 	worker.End(two, 503, 1, 1)
-	worker.End(worker.Begin(nil, nil), 999, -5, 0)
+	worker.End(worker.Begin(time.Time{}, nil, nil), 999, -5, 0)
 	worker.Panicked()
-	open := worker.Begin([]byte("PROPPATCH"), []byte("/long"+strings.Repeat("x", 200)))
+	worker.Dropped()
+	worker.NoteSchedWait(3 * time.Millisecond)
+	open := worker.Begin(time.Time{}, []byte("PROPPATCH"), []byte("/long"+strings.Repeat("x", 200)))
 	s := master.Snapshot()
 	if !s.Counted || s.Heartbeat == 0 || s.Requests != 3 || s.Status != [6]uint64{1, 0, 1, 0, 0, 1} || s.BytesIn != 101 || s.BytesOut != 1001 ||
-		s.Accepted != 2 || s.Connections != 1 || s.InFlight != 1 || s.Panics != 1 {
+		s.Accepted != 2 || s.Connections != 1 || s.InFlight != 1 || s.Panics != 1 || s.Dropped != 1 || s.SchedWait != 3*time.Millisecond {
 		t.Errorf("%+v", s)
 	}
 	got := master.InFlight(nil)
 	if len(got) != 1 || got[0].Method != "PROPPATC" || len(got[0].Path) != MaxPath || !strings.HasPrefix(got[0].Path, "/longx") {
 		t.Errorf("in flight: %+v", got)
 	}
-	if master.Oldest() <= 0 {
-		t.Error("the oldest request has no age")
+	if r := master.Oldest(); r.Age <= 0 || r.Method != "PROPPATC" {
+		t.Errorf("the oldest request is %+v", r)
 	}
 	worker.Upgraded(open)
 	if s := master.Snapshot(); s.InFlight != 0 || s.Requests != 3 || len(master.InFlight(nil)) != 0 {
@@ -69,7 +71,7 @@ func TestMasterReadsWhatTheWorkerCounts(t *testing.T) {
 func TestQueryIsNeverKept(t *testing.T) {
 	master, worker := shared(t)
 	for _, path := range []string{"/p?token=hunter2", "?token=hunter2", "/" + strings.Repeat("y", MaxPath-1) + "?token=hunter2", "/" + strings.Repeat("y", MaxPath-5) + "?token=hunter2"} {
-		token := worker.Begin([]byte("GET"), []byte(path))
+		token := worker.Begin(time.Time{}, []byte("GET"), []byte(path))
 		if got := master.InFlight(nil); len(got) != 1 || strings.Contains(got[0].Path, "?") || strings.Contains(got[0].Path, "hunter") {
 			t.Errorf("%s is kept as %+v", path, got)
 		}
@@ -81,7 +83,7 @@ func TestFullTableLosesEntriesOnly(t *testing.T) {
 	master, worker := shared(t)
 	var tokens []Token
 	for range 3 * TableSize {
-		tokens = append(tokens, worker.Begin([]byte("GET"), []byte("/")))
+		tokens = append(tokens, worker.Begin(time.Time{}, []byte("GET"), []byte("/")))
 	}
 	if s := master.Snapshot(); s.InFlight != 3*TableSize {
 		t.Errorf("%d in flight, want %d", s.InFlight, 3*TableSize)
@@ -109,7 +111,7 @@ func TestReaderNeverSeesATornEntry(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					worker.End(worker.Begin([]byte("GET"), path), 200, 1, 1)
+					worker.End(worker.Begin(time.Time{}, []byte("GET"), path), 200, 1, 1)
 				}
 			}
 		})
@@ -138,12 +140,12 @@ func TestReaderNeverSeesATornEntry(t *testing.T) {
 func TestLayoutIsPinned(t *testing.T) {
 	var l layout
 	var e entry
-	got := fmt.Sprintf("version %d size %d magic %d version %d size %d heartbeat %d counting %d requests %d status %d in %d out %d accepted %d panics %d connections %d inFlight %d latency %d table %d; entry %d busy %d seq %d start %d methodLen %d pathLen %d method %d path %d",
+	got := fmt.Sprintf("version %d size %d magic %d version %d size %d heartbeat %d counting %d begun %d upgraded %d status %d in %d out %d accepted %d panics %d connections %d dropped %d schedWait %d latency %d table %d; entry %d state %d methodLen %d pathLen %d start %d method %d path %d",
 		Version, unsafe.Sizeof(l), unsafe.Offsetof(l.magic), unsafe.Offsetof(l.version), unsafe.Offsetof(l.size), unsafe.Offsetof(l.heartbeat), unsafe.Offsetof(l.counting),
-		unsafe.Offsetof(l.requests), unsafe.Offsetof(l.status), unsafe.Offsetof(l.bytesIn), unsafe.Offsetof(l.bytesOut), unsafe.Offsetof(l.accepted), unsafe.Offsetof(l.panics),
-		unsafe.Offsetof(l.connections), unsafe.Offsetof(l.inFlight), unsafe.Offsetof(l.latency), unsafe.Offsetof(l.table), unsafe.Sizeof(e), unsafe.Offsetof(e.busy),
-		unsafe.Offsetof(e.seq), unsafe.Offsetof(e.start), unsafe.Offsetof(e.methodLen), unsafe.Offsetof(e.pathLen), unsafe.Offsetof(e.method), unsafe.Offsetof(e.path))
-	const want = "version 1 size 33888 magic 0 version 8 size 12 heartbeat 64 counting 72 requests 128 status 136 in 184 out 192 accepted 200 panics 208 connections 216 inFlight 224 latency 256 table 1120; entry 128 busy 0 seq 4 start 8 methodLen 16 pathLen 17 method 24 path 32"
+		unsafe.Offsetof(l.begun), unsafe.Offsetof(l.upgraded), unsafe.Offsetof(l.status), unsafe.Offsetof(l.bytesIn), unsafe.Offsetof(l.bytesOut), unsafe.Offsetof(l.accepted), unsafe.Offsetof(l.panics),
+		unsafe.Offsetof(l.connections), unsafe.Offsetof(l.dropped), unsafe.Offsetof(l.schedWait), unsafe.Offsetof(l.latency), unsafe.Offsetof(l.table), unsafe.Sizeof(e), unsafe.Offsetof(e.state),
+		unsafe.Offsetof(e.methodLen), unsafe.Offsetof(e.pathLen), unsafe.Offsetof(e.start), unsafe.Offsetof(e.method), unsafe.Offsetof(e.path))
+	const want = "version 3 size 33888 magic 0 version 8 size 12 heartbeat 64 counting 72 begun 128 upgraded 136 status 144 in 192 out 200 accepted 208 panics 216 connections 224 dropped 232 schedWait 240 latency 256 table 1120; entry 128 state 0 methodLen 4 pathLen 5 start 8 method 24 path 32"
 	if got != want {
 		t.Errorf("the layout changed: give it a new Version and pin it here\n got %s\nwant %s", got, want)
 	}
@@ -176,7 +178,7 @@ func TestOpenRefusesWhatIsNoBoard(t *testing.T) {
 	}
 	mem, _ := sys.At[layout](memory)
 	mem.magic, mem.version = magic, Version+1
-	if _, err := Open(fd); err == nil || !strings.Contains(err.Error(), "version 2") {
+	if _, err := Open(fd); err == nil || !strings.Contains(err.Error(), "version 4") {
 		t.Errorf("another version: %v", err)
 	}
 }
@@ -257,7 +259,7 @@ func TestTotalsAddUp(t *testing.T) {
 	for range 2 {
 		b := Private()
 		b.Accepted()
-		b.End(b.Begin([]byte("GET"), []byte("/")), 404, 10, 20)
+		b.End(b.Begin(time.Time{}, []byte("GET"), []byte("/")), 404, 10, 20)
 		total.Add(b.Snapshot())
 	}
 	if total.Requests != 2 || total.Status[4] != 2 || total.BytesOut != 40 || total.Accepted != 2 {
@@ -271,6 +273,6 @@ func BenchmarkRequest(b *testing.B) {
 	_, worker := shared(b)
 	method, path := []byte("GET"), []byte("/api/v1/users/12345/orders?p=1")
 	for b.Loop() {
-		worker.End(worker.Begin(method, path), 200, 120, 340)
+		worker.End(worker.Begin(time.Time{}, method, path), 200, 120, 340)
 	}
 }

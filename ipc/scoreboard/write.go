@@ -1,6 +1,9 @@
 package scoreboard
 
-import "bytes"
+import (
+	"bytes"
+	"time"
+)
 
 // Beat says that the worker is alive now.
 func (b *Board) Beat() { b.mem.heartbeat.Store(b.now()) }
@@ -21,37 +24,48 @@ func (b *Board) Closed() { b.mem.connections.Add(-1) }
 // Panicked counts a panic of a handler.
 func (b *Board) Panicked() { b.mem.panics.Add(1) }
 
+// Dropped counts a message that another worker sent and that found no room.
+func (b *Board) Dropped() { b.mem.dropped.Add(1) }
+
+// NoteSchedWait notes for how long goroutines wait for a processor.
+func (b *Board) NoteSchedWait(d time.Duration) { b.mem.schedWait.Store(int64(d)) }
+
 // Token is a request between Begin and End.
 type Token struct {
 	start int64
 	entry int32 // index in the table, or -1
 }
 
-// Start is when the request began, in ns of CLOCK_MONOTONIC.
-func (t Token) Start() int64 { return t.start }
-
 // Begin counts a request as being in flight, until End or Upgraded is called
-// with the Token. What follows a '?' in the path is not kept. When the table is
-// full the request is counted without an entry.
-func (b *Board) Begin(method, path []byte) Token {
+// with the Token. It began at the given time, or now where that is zero. What
+// follows a '?' in the path is not kept. When the table is full the request is
+// counted without an entry.
+func (b *Board) Begin(at time.Time, method, path []byte) Token {
 	m := b.mem
-	t := Token{start: b.now(), entry: -1}
-	m.inFlight.Add(1)
-	first := b.next.Add(1)
+	t := Token{entry: -1}
+	if at.IsZero() {
+		t.start = b.now()
+	} else {
+		t.start = b.offset + int64(at.Sub(b.base))
+	}
+	first := uint32(m.begun.Add(1))
 	for i := range uint32(8) { // a full table is not searched to its end
-		n := (first + i) % TableSize
+		n := i // the first are nearest to the processor, and mostly free
+		if i >= 4 {
+			n = (first + i) % TableSize
+		}
 		e := &m.table[n]
-		if e.busy.Load() != 0 || !e.busy.CompareAndSwap(0, 1) {
+		state := e.state.Load()
+		if state&mask != unused || !e.state.CompareAndSwap(state, state+writing) {
 			continue
 		}
 		if i := bytes.IndexByte(path[:min(len(path), MaxPath+1)], '?'); i >= 0 {
 			path = path[:i]
 		}
-		e.seq.Add(1)
 		e.start = t.start
 		e.methodLen = uint8(copy(e.method[:], method))
 		e.pathLen = uint8(copy(e.path[:], path))
-		e.seq.Add(1)
+		e.state.Store(state + inFlight)
 		t.entry = int32(n)
 		break
 	}
@@ -62,8 +76,7 @@ func (b *Board) Begin(method, path []byte) Token {
 // response.
 func (b *Board) End(t Token, status int, in, out int64) {
 	m := b.mem
-	b.Upgraded(t)
-	m.requests.Add(1)
+	b.free(t)
 	class := status / 100
 	if class < 0 || class > 5 {
 		class = 0
@@ -74,14 +87,16 @@ func (b *Board) End(t Token, status int, in, out int64) {
 	m.latency[bucket(b.now()-t.start)].Add(1)
 }
 
-// Upgraded ends a request that became something else, such as a WebSocket,
-// whose length says nothing about requests. Unless End is called instead, it is
-// not among those answered.
+// Upgraded ends a request that became something else, such as a WebSocket, whose
+// length says nothing about requests. It is not among those answered.
 func (b *Board) Upgraded(t Token) {
-	b.mem.inFlight.Add(-1)
+	b.free(t)
+	b.mem.upgraded.Add(1)
+}
+
+// free gives a request's entry back. Whoever reads it now throws it away.
+func (b *Board) free(t Token) {
 	if t.entry >= 0 {
-		e := &b.mem.table[t.entry]
-		e.seq.Add(2) // whoever reads it now throws it away
-		e.busy.Store(0)
+		b.mem.table[t.entry].state.Add(mask + 1 - inFlight)
 	}
 }
