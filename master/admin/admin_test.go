@@ -21,15 +21,21 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // fake is a master whose answers the test writes.
 type fake struct {
 	status  Status
+	app     []Family
 	reload  chan error
 	slot    chan int
 	stopped chan struct{}
 }
 
 func (f *fake) Status(context.Context) (Status, error) { return f.status, nil }
+func (f *fake) AppMetrics(context.Context) []Family    { return f.app }
 func (f *fake) Reload(context.Context) error           { return <-f.reload }
 func (f *fake) Restart(_ context.Context, slot int) error {
 	f.slot <- slot
+	return nil
+}
+func (f *fake) Scale(_ context.Context, workers int) error {
+	f.slot <- workers
 	return nil
 }
 func (f *fake) Stop(context.Context) error { close(f.stopped); return nil }
@@ -67,6 +73,9 @@ func TestClientAsksAndServerAnswers(t *testing.T) {
 	f.reload <- nil
 	if err := c.Reload(t.Context()); err != nil {
 		t.Error(err)
+	}
+	if err := c.Scale(t.Context(), 5); err != nil || <-f.slot != 5 {
+		t.Errorf("scale: %v", err)
 	}
 	if err := c.Restart(t.Context(), 3); err != nil || <-f.slot != 3 {
 		t.Error(err)

@@ -89,6 +89,11 @@ func (c *Client) Restart(ctx context.Context, slot int) error {
 	return c.call(ctx, http.MethodPost, "/v1/restart?slot="+strconv.Itoa(slot), nil)
 }
 
+// Scale changes the number of workers, and blocks until so many serve.
+func (c *Client) Scale(ctx context.Context, workers int) error {
+	return c.call(ctx, http.MethodPost, "/v1/scale?workers="+strconv.Itoa(workers), nil)
+}
+
 // Stop tells the master to stop gracefully, and returns when it has begun to.
 func (c *Client) Stop(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/stop", nil)

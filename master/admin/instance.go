@@ -70,6 +70,10 @@ func (e *TakenError) Error() string {
 // else NAME-2, NAME-3, … are tried while living masters have the others.
 // Release gives it back.
 func Claim(dir, name string, fixed bool) (*Instance, error) {
+	// A socket's path has 108 bytes with its final zero (unix(7)).
+	if longest := filepath.Join(dir, name+"-1000.sock"); len(longest) > 107 {
+		return nil, fmt.Errorf("the control socket's path %s has %d bytes: at most 107 fit (set %s to a shorter directory, or --name)", longest, len(longest), ipc.EnvRuntimeDir)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the runtime directory: %w (set %s to another)", err, ipc.EnvRuntimeDir)
 	}

@@ -18,8 +18,11 @@ import (
 // the thing is done or has failed, and may be called by many goroutines.
 type Master interface {
 	Status(context.Context) (Status, error)
+	// AppMetrics are those that the app's own programs tell, merged.
+	AppMetrics(context.Context) []Family
 	Reload(context.Context) error
 	Restart(ctx context.Context, slot int) error
+	Scale(ctx context.Context, workers int) error
 	Stop(context.Context) error // returns when the stop has begun
 }
 
@@ -31,9 +34,11 @@ type Server struct {
 
 // Serve answers on l, which it takes over, in a goroutine of its own.
 //
+//	GET  /metrics                  200 with metrics in Prometheus' text format
 //	GET  /v1/status                200 with a Status
 //	POST /v1/reload                204 when every worker is replaced
 //	POST /v1/restart?slot=N        204 when slot N has a new worker
+//	POST /v1/scale?workers=N       204 when N workers serve
 //	POST /v1/stop                  202 when the stop has begun
 //
 // What could not be done is 409 with {"error": why}; other users get 403.
@@ -47,6 +52,15 @@ func Serve(l net.Listener, m Master) *Server {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(status)
+	})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		status, err := m.Status(r.Context())
+		if err != nil {
+			refuse(w, http.StatusConflict, err)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		_ = writeMetrics(w, status, m.AppMetrics(r.Context()))
 	})
 	do := func(pattern string, done int, act func(*http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -65,6 +79,14 @@ func Serve(l net.Listener, m Master) *Server {
 			return fmt.Errorf("restart slot %q: want a slot's number, such as 0", r.FormValue("slot"))
 		}
 		return m.Restart(r.Context(), slot)
+	})
+
+	do("POST /v1/scale", http.StatusNoContent, func(r *http.Request) error {
+		workers, err := strconv.Atoi(r.FormValue("workers"))
+		if err != nil {
+			return fmt.Errorf("scale to %q: want a number of workers, such as 2", r.FormValue("workers"))
+		}
+		return m.Scale(r.Context(), workers)
 	})
 
 	s := &Server{

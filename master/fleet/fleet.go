@@ -42,6 +42,30 @@ type Policy struct {
 	MinUptime    time.Duration // a life that dies before it was ready for so long has died early; 1 s
 	ReadyTimeout time.Duration // from start to ready; 30 s
 	Drain        time.Duration // from the word to leave to the exit; 30 s
+	HangTimeout  time.Duration // without a heartbeat a life that serves is killed; 10 s
+	// Limits at which a life gets a successor and then drains; 0 is none.
+	MaxMemory      int64 // bytes
+	MaxRequests    int64
+	MaxAge         time.Duration
+	RequestTimeout time.Duration // of its oldest request in flight
+
+	Sticky bool // clients belong to a slot: it is fostered only when it is vacant for a second, or late
+}
+
+// WithDefaults returns p with every zero replaced by its default.
+func (p Policy) WithDefaults() Policy {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&p.MinUptime, time.Second}, {&p.ReadyTimeout, 30 * time.Second},
+		{&p.Drain, 30 * time.Second}, {&p.HangTimeout, 10 * time.Second},
+	} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	return p
 }
 
 const (
@@ -71,20 +95,27 @@ type (
 	// Tick says that time has passed.
 	Tick struct{}
 	// Started answers a Start: the process runs. Exited with Err is the other
-	// answer; one of them comes before any other news of the life.
+	// answer; one of them comes before any other news of the life. A Foreign one
+	// does not know of us: it cannot foster, and leaves by TERM. Where it need not
+	// say so either (Tells is false), it is ready once it has lived for MinUptime.
+	// What says SaysOnline is foreign no more.
 	Started struct {
-		Life LifeID
-		PID  int
+		Life    LifeID
+		PID     int
+		Foreign bool
+		Tells   bool
 	}
 	// Said is a word of the life's own.
 	Said struct {
 		Life LifeID
 		Word Word
 	}
-	// Exited is the end of a life.
+	// Exited is the end of a life. Of one that Tells exit code 0 means nothing: it
+	// was told to leave, or said that it would, or it has died.
 	Exited struct {
-		Life LifeID
-		Exit Exit
+		Life  LifeID
+		Exit  Exit
+		Tells bool
 	}
 	// Reload wishes for a generation that was never used before, with a number
 	// above all others.
@@ -93,21 +124,31 @@ type (
 	Restart struct{ Slot int }
 	// Scale wishes for a number of workers, at least 1.
 	Scale struct{ Workers int }
+	// Beats is what the scoreboards say, ten times a second. Slept is for how long
+	// the host did since the last, while its clock stood still.
+	Beats struct {
+		List  []Beat
+		Slept time.Duration
+	}
+	// PolicyChanged brings other bounds; deadlines that run are not moved.
+	PolicyChanged struct{ Policy Policy }
 	// Stop wishes for the end, with everything answered first.
 	Stop struct{}
 	// StopNow wishes for the end at once.
 	StopNow struct{}
 )
 
-func (Tick) event()    {}
-func (Started) event() {}
-func (Said) event()    {}
-func (Exited) event()  {}
-func (Reload) event()  {}
-func (Restart) event() {}
-func (Scale) event()   {}
-func (Stop) event()    {}
-func (StopNow) event() {}
+func (Tick) event()          {}
+func (Started) event()       {}
+func (Said) event()          {}
+func (Exited) event()        {}
+func (Reload) event()        {}
+func (Restart) event()       {}
+func (Scale) event()         {}
+func (Beats) event()         {}
+func (PolicyChanged) event() {}
+func (Stop) event()          {}
+func (StopNow) event()       {}
 
 // Word is what a life says.
 type Word int
@@ -118,6 +159,7 @@ const (
 	SaysReady                 // it serves
 	SaysLeaving               // it drains though we did not ask
 	SaysClosed                // in a full stop: it accepts nothing more
+	SaysComing                // a foreign one: it will say when it serves
 )
 
 // Exit is how a process ended.
@@ -158,12 +200,25 @@ type (
 		Slot  int
 		Final bool
 	}
-	// Kill sends SIGKILL to a life's process group; answered by Exited.
+	// Kill sends SIGKILL to a life's process group; answered by Exited. With Dump
+	// it asks the life to print its goroutines and exit first (SIGQUIT); one that
+	// does not is killed a second later.
 	Kill struct {
 		Life LifeID
 		Slot int
 		Why  string
+		Dump bool
 	}
+	// Foster has a life accept on the sockets of another slot, or no more.
+	Foster struct {
+		Life LifeID
+		Slot int // the life's own
+		Of   int // whose sockets
+		On   bool
+	}
+	// Steer has new connections go to these slots' sockets only, in ascending
+	// order. A fleet begins with all that are wanted.
+	Steer struct{ Slots []int }
 	// Mute makes the sockets refuse new connections, for good.
 	Mute struct{}
 	// Release closes the sockets: no life accepts any more.
@@ -174,22 +229,45 @@ type (
 		Why  string
 	}
 
-	// BecameReady tells that a life serves.
+	// BecameReady tells that a life serves. Taken says that it did not say so, but
+	// has lived for long enough.
 	BecameReady struct {
 		Life                  LifeID
 		Slot, PID, Generation int
 		Took                  time.Duration
+		Taken                 bool
 	}
 	// Death tells that a life is gone.
 	Death struct {
 		Life                  LifeID
 		Slot, PID, Generation int
 		Exit                  Exit
-		Planned               bool          // it was told to leave, said that it would, or exited with code 0
+		Why                   string        // it was killed for; empty: it was not, or for no fault of its
+		Planned               bool          // it was told to leave, said that it would, or exited with code 0 where that counts
 		Early                 bool          // never ready, or not for MinUptime
 		Uptime                time.Duration // since its start
 		Next                  time.Duration // until its successor is started; negative: no need of one
 	}
+	// Recycle tells that a life has reached a limit and is to be replaced.
+	Recycle struct {
+		Life LifeID
+		Slot int
+		Why  string
+	}
+	// Late tells that a life that serves misses its heartbeat; Recovered that it
+	// beats again.
+	Late struct {
+		Life LifeID
+		Slot int
+		Age  time.Duration
+	}
+	Recovered struct {
+		Life LifeID
+		Slot int
+	}
+	// Suspect tells that the master itself, or the host, stood still for so long:
+	// every heartbeat counts anew.
+	Suspect struct{ Gap time.Duration }
 	// RolledBack tells that a reload goes back.
 	RolledBack struct {
 		From, To int
@@ -200,11 +278,18 @@ type (
 	Verdict struct {
 		Generation int
 		Err        string
+		Life       LifeID // that failed; 0: none
 	}
 	// Replaced tells how all wishes to restart a slot ended.
 	Replaced struct {
 		Slot int
 		Err  string
+	}
+	// Scaled answers every wish for a number of workers up to now. With Err the
+	// wish stands, and the slots that failed are started again by their backoff.
+	Scaled struct {
+		Workers int
+		Err     string
 	}
 	// Objection tells of a word that a life had no right to.
 	Objection struct {
@@ -223,8 +308,15 @@ func (Finish) action()      {}
 func (BecameReady) action() {}
 func (Death) action()       {}
 func (RolledBack) action()  {}
+func (Foster) action()      {}
+func (Steer) action()       {}
+func (Recycle) action()     {}
+func (Late) action()        {}
+func (Recovered) action()   {}
+func (Suspect) action()     {}
 func (Verdict) action()     {}
 func (Replaced) action()    {}
+func (Scaled) action()      {}
 func (Objection) action()   {}
 
 // Fleet is what is known and wished. It is owned by one goroutine.
@@ -239,7 +331,11 @@ type Fleet struct {
 	lives    []*life // living ones, oldest first
 	exits    []PastExit
 	restarts []restart
+	scaling  bool   // somebody waits for the number of workers that is wished for
 	given    LifeID // newest ID
+
+	steered   []int     // slots whose sockets get new connections
+	lastBeats time.Time // when heartbeats were last read; at first, when the fleet began
 
 	firstStart, lastStart time.Time
 	everReady             bool
@@ -278,6 +374,9 @@ type slot struct {
 	never     int         // early ends while no life was ever ready
 	notBefore time.Time   // when the next life may start
 	restarts  int
+	vacated   time.Time // when its last life stopped serving, or ended; zero while it is served, or was never filled
+	fosters   []LifeID  // who accepts on its sockets
+	off       bool      // new connections go elsewhere
 }
 
 type life struct {
@@ -291,20 +390,25 @@ type life struct {
 	left       time.Time // when it was told, or said, that it leaves; zero: neither
 	deadline   time.Time // when its state is overdue; zero: never
 	closed     bool      // it has said SaysClosed
+	why        string    // it is killed for; empty: it is not, or for no fault of its
+	foreign    bool      // it cannot foster
+	takeReady  time.Time // when it is taken for ready; zero: it says so itself
+
+	connections        int
+	beat               time.Time // its last heartbeat
+	lateFrom, hungFrom time.Time // heartbeats missed before do not count
+	late               bool      // it misses its heartbeat
+	steady             time.Time // since when it does not
 }
 
 // New makes a fleet with no life. The first Step, with a Tick, starts them.
 func New(p Policy, w Want) *Fleet {
-	for _, d := range []struct {
-		field *time.Duration
-		value time.Duration
-	}{{&p.MinUptime, time.Second}, {&p.ReadyTimeout, 30 * time.Second}, {&p.Drain, 30 * time.Second}} {
-		if *d.field == 0 {
-			*d.field = d.value
-		}
-	}
 	w.Workers = max(1, w.Workers)
-	return &Fleet{policy: p, want: w}
+	f := &Fleet{policy: p.WithDefaults(), want: w}
+	for n := range w.Workers {
+		f.steered = append(f.steered, n) // as the kernel has it without us
+	}
+	return f
 }
 
 // Snapshot is what a reader may know of a fleet, all of it copied.
@@ -323,6 +427,8 @@ type Life struct {
 	Slot, PID, Generation int
 	State                 State
 	Started, ReadyAt      time.Time
+	Late                  bool      // it misses its heartbeat
+	Until                 time.Time // it is killed unless it has left its state; zero: it may stay
 }
 
 // Slot is a place for a worker.
@@ -331,6 +437,7 @@ type Slot struct {
 	Restarts    int       // unplanned deaths
 	NextStart   time.Time // while it waits to be filled; zero otherwise
 	EarlyDeaths int       // within the last minute
+	Fosters     []int     // slots whose lives accept on its sockets
 }
 
 // PastExit is the end of a life.
@@ -340,6 +447,7 @@ type PastExit struct {
 	PID, Generation int
 	Exit            Exit
 	Planned         bool
+	Why             string // it was killed for; empty: it was not, or for no fault of its
 	At              time.Time
 }
 
@@ -365,7 +473,7 @@ func (f *Fleet) Snapshot() Snapshot {
 		s.State = "running"
 	}
 	for _, l := range f.lives {
-		s.Lives = append(s.Lives, Life{l.id, l.slot, l.pid, l.generation, l.state, l.started, l.readyAt})
+		s.Lives = append(s.Lives, Life{l.id, l.slot, l.pid, l.generation, l.state, l.started, l.readyAt, l.late, l.deadline})
 	}
 	for _, sl := range f.slots {
 		if sl.n >= f.want.Workers {
@@ -373,7 +481,12 @@ func (f *Fleet) Snapshot() Snapshot {
 		}
 		v := Slot{Slot: sl.n, Restarts: sl.restarts, EarlyDeaths: len(sl.early)}
 		if f.phase == serving && f.vacant(sl.n) {
-			v.NextStart = sl.notBefore
+			v.NextStart = f.nextStart(sl)
+		}
+		for _, id := range sl.fosters {
+			if l := f.find(id); l != nil {
+				v.Fosters = append(v.Fosters, l.slot)
+			}
 		}
 		s.Slots = append(s.Slots, v)
 	}

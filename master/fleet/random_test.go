@@ -38,6 +38,7 @@ type world struct {
 	fleet  *Fleet
 	now    time.Time
 	calm   bool // every start succeeds from now on, nothing dies unasked
+	mixed  bool // every second life is a foreign one
 
 	lives       map[LifeID]*simulated
 	given       LifeID
@@ -45,12 +46,16 @@ type world struct {
 	answered    int          // newest generation that got its verdict
 	failed      map[int]bool // generations whose verdict was no
 	restarts    map[int]int  // unanswered wishes by slot
+	scaling     bool         // a wish for a number of workers is unanswered
 	everReady   bool
 	muted       bool
 	released    bool
 	finished    *Finish
 	stopping    bool
-	expectDeath map[LifeID]bool // ends that must be told as planned
+	expectDeath map[LifeID]bool         // ends that must be told as planned
+	fosters     map[int]map[LifeID]bool // who was told to accept for a slot
+	steered     []int
+	lastBeats   time.Time
 	log         []string
 }
 
@@ -60,15 +65,21 @@ type simulated struct {
 	slot       int
 	generation int
 	state      State // as the world has it: Starting, Ready, Draining, Killed
-	retiredBy  LifeID
+	beat       time.Time
+	stuck      bool // it beats no more
+	foreign    bool
 }
 
 func play(t *testing.T, seed uint64) {
 	w := &world{
 		t: t, seed: seed, random: rand.New(rand.NewPCG(seed, seed)), now: time.Unix(1_000_000, 0),
-		lives: map[LifeID]*simulated{}, failed: map[int]bool{}, restarts: map[int]int{}, expectDeath: map[LifeID]bool{}, newest: 1, answered: 1,
+		lives: map[LifeID]*simulated{}, failed: map[int]bool{}, restarts: map[int]int{}, expectDeath: map[LifeID]bool{}, fosters: map[int]map[LifeID]bool{}, newest: 1, answered: 1,
 	}
 	w.fleet = New(Policy{}, Want{Workers: 1 + w.random.IntN(4), Generation: 1})
+	for n := range w.fleet.want.Workers {
+		w.steered = append(w.steered, n)
+	}
+	w.mixed = w.random.IntN(3) == 0
 	w.step(Tick{})
 	for range 20 + w.random.IntN(40) {
 		if w.finished != nil || t.Failed() {
@@ -103,6 +114,7 @@ func (w *world) misbehave() {
 	case n < 50 && life != nil && life.state == Starting:
 		life.state = Ready
 		if w.random.IntN(3) == 0 {
+			life.foreign = false
 			w.step(Said{life.id, SaysOnline})
 		}
 		w.everReady = true
@@ -123,7 +135,7 @@ func (w *world) misbehave() {
 			return
 		}
 		before := w.fleet.Snapshot()
-		for _, ev := range []Event{Said{dead, SaysReady}, Exited{dead, Exit{Code: 1}}, Said{dead, SaysLeaving}, Started{dead, 7}} {
+		for _, ev := range []Event{Said{dead, SaysReady}, Exited{Life: dead, Exit: Exit{Code: 1}}, Said{dead, SaysLeaving}, Started{Life: dead, PID: 7}} {
 			if acts := w.step(ev); len(acts) > 0 {
 				w.fail("late news %+v led to %v", ev, acts)
 			}
@@ -138,8 +150,16 @@ func (w *world) misbehave() {
 		slot := w.random.IntN(5)
 		w.restarts[slot]++
 		w.step(Restart{slot})
-	case n < 97:
+	case n < 95:
+		w.scaling = true
 		w.step(Scale{1 + w.random.IntN(4)})
+	case n == 95 && life != nil:
+		life.stuck = !life.stuck
+	case n == 96: // heartbeats for a while, or the master stands still for as long
+		for range w.random.IntN(150) {
+			w.wait(100 * time.Millisecond)
+			w.beats()
+		}
 	case n == 97 && w.random.IntN(3) == 0:
 		w.stopping = true
 		w.step(Stop{})
@@ -152,9 +172,15 @@ func (w *world) misbehave() {
 // calmDown lets the world behave, and expects all wishes to come true.
 func (w *world) calmDown() {
 	w.calm = true
-	for range 400 {
+	for round := range 400 {
 		if w.finished != nil {
 			break
+		}
+		if round < 20 { // those that hang come to, and are seen to
+			for _, l := range w.all() {
+				l.stuck = false
+			}
+			w.beats()
 		}
 		for _, l := range w.all() {
 			switch l.state {
@@ -189,19 +215,41 @@ func (w *world) calmDown() {
 			w.fail("%d lives for %d workers: %+v", len(s.Lives), s.Want.Workers, s.Lives)
 		}
 		for _, l := range s.Lives {
-			if l.State != Ready || l.Generation != s.Want.Generation {
+			if len(w.fosters[l.Slot]) != 0 {
+				w.fail("after all, slot %d is fostered by %v", l.Slot, w.fosters[l.Slot])
+			}
+			if l.State != Ready || l.Late || l.Generation != s.Want.Generation {
 				w.fail("after all, life %d of slot %d is %s with generation %d, want ready with %d", l.ID, l.Slot, l.State, l.Generation, s.Want.Generation)
 			}
 		}
 	}
+	if w.finished == nil && len(w.steered) != w.fleet.want.Workers {
+		w.fail("after all, new connections go to %v only", w.steered)
+	}
 	if w.answered < w.newest && !(w.finished != nil && w.finished.Code == 3) {
 		w.fail("generation %d was asked for, the last verdict is on %d", w.newest, w.answered)
+	}
+	if w.scaling && !(w.finished != nil && w.finished.Code == 3) {
+		w.fail("the wish for %d workers is unanswered", w.fleet.want.Workers)
 	}
 	for slot, n := range w.restarts {
 		if n > 0 && !(w.finished != nil && w.finished.Code == 3) {
 			w.fail("%d wishes to restart slot %d are unanswered", n, slot)
 		}
 	}
+}
+
+// beats reports every heartbeat.
+func (w *world) beats() {
+	var list []Beat
+	for _, l := range w.all() {
+		if !l.stuck || l.foreign || l.beat.IsZero() {
+			l.beat = w.now
+		}
+		list = append(list, Beat{Life: l.id, Age: w.now.Sub(l.beat), Connections: w.random.IntN(100)})
+	}
+	w.step(Beats{List: list})
+	w.lastBeats = w.now
 }
 
 // all are the living, oldest first.
@@ -243,7 +291,7 @@ func (w *world) wait(d time.Duration) {
 
 func (w *world) exit(l *simulated, e Exit) {
 	delete(w.lives, l.id)
-	w.step(Exited{l.id, e})
+	w.step(Exited{Life: l.id, Exit: e})
 }
 
 // step steps the fleet, plays the world's part of the actions, and checks the
@@ -273,11 +321,19 @@ func (w *world) step(ev Event) []Action {
 				w.fail("a start while stopping")
 			}
 			if !w.calm && w.random.IntN(8) == 0 {
-				answers = append(answers, Exited{a.Life, Exit{Err: "fork: resource temporarily unavailable"}})
+				answers = append(answers, Exited{Life: a.Life, Exit: Exit{Err: "fork: resource temporarily unavailable"}})
 				break
 			}
-			w.lives[a.Life] = &simulated{id: a.Life, slot: a.Slot, generation: a.Generation, state: Starting}
-			answers = append(answers, Started{a.Life, 1000 + int(a.Life)})
+			l := &simulated{id: a.Life, slot: a.Slot, generation: a.Generation, state: Starting, foreign: w.mixed && w.random.IntN(2) == 0}
+			w.lives[a.Life] = l
+			answers = append(answers, Started{a.Life, 1000 + int(a.Life), l.foreign, l.foreign && w.random.IntN(2) == 0})
+		case BecameReady:
+			l := w.lives[a.Life]
+			if a.Taken && !l.foreign {
+				w.fail("%+v, which is not foreign", a)
+			}
+			l.state = Ready
+			w.everReady = true
 		case Retire:
 			l := w.lives[a.Life]
 			if l == nil {
@@ -290,7 +346,7 @@ func (w *world) step(ev Event) []Action {
 			if a.Final && !w.muted {
 				w.fail("retired for good before Mute: %+v", a)
 			}
-			if !a.Final && l.slot < w.fleet.want.Workers && !w.hasReadySuccessor(l) {
+			if l.state == Ready && !a.Final && l.slot < w.fleet.want.Workers && !w.hasReadySuccessor(l) {
 				w.fail("life %d was retired before its successor was ready", l.id)
 			}
 			l.state = Draining
@@ -301,7 +357,29 @@ func (w *world) step(ev Event) []Action {
 				w.fail("a dead life is killed: %+v", a)
 				break
 			}
+			if a.Dump && l.state != Draining && (l.state != Ready || w.now.Sub(l.beat) <= 10*time.Second) {
+				w.fail("%+v, which is %s and has beaten %v ago", a, l.state, w.now.Sub(l.beat))
+			}
 			l.state = Killed
+		case Foster:
+			l := w.lives[a.Life]
+			if l == nil || l.state != Ready || l.slot == a.Of || l.slot != a.Slot || l.foreign {
+				w.fail("%+v, by %+v", a, l)
+			}
+			if w.fosters[a.Of] == nil {
+				w.fosters[a.Of] = map[LifeID]bool{}
+			}
+			if w.fosters[a.Of][a.Life] == a.On {
+				w.fail("%+v is told twice", a)
+			}
+			if w.fosters[a.Of][a.Life] = a.On; !a.On {
+				delete(w.fosters[a.Of], a.Life)
+			}
+		case Steer:
+			w.steered = a.Slots
+			if len(a.Slots) == 0 || !slices.IsSorted(a.Slots) {
+				w.fail("%+v", a)
+			}
 		case Mute:
 			w.muted = true
 		case Release:
@@ -324,6 +402,11 @@ func (w *world) step(ev Event) []Action {
 				w.fail("nobody asked for %+v", a)
 			}
 			w.restarts[a.Slot] = 0
+		case Scaled:
+			if !w.scaling {
+				w.fail("nobody asked for %+v", a)
+			}
+			w.scaling = false
 		case Death:
 			if w.expectDeath[a.Life] && !a.Planned {
 				w.fail("a planned exit is told as a death: %+v", a)
@@ -380,6 +463,31 @@ func (w *world) check() {
 	}
 	if serving > s.Want.Workers+1 {
 		w.fail("%d lives serve or come for %d workers", serving, s.Want.Workers)
+	}
+	for n, ids := range w.fosters {
+		for id := range ids {
+			if l := w.lives[id]; l == nil || l.state != Ready {
+				delete(ids, id) // it has closed its listeners
+			}
+		}
+		if len(ids) > fosters {
+			w.fail("slot %d has %d fosters", n, len(ids))
+		}
+	}
+	for n := range w.fleet.slots {
+		served, sibling := false, false
+		for _, l := range s.Lives {
+			if l.State == Ready && !l.Late {
+				served = served || l.Slot == n
+				sibling = sibling || l.Slot != n && !w.lives[l.ID].foreign
+			}
+		}
+		if !served && sibling && len(w.fosters[n]) == 0 && !w.fleet.slots[n].vacated.IsZero() {
+			w.fail("nobody accepts on the sockets of slot %d", n)
+		}
+	}
+	if len(w.steered) == 0 || w.steered[len(w.steered)-1] >= s.Want.Workers {
+		w.fail("new connections go to %v of %d slots", w.steered, s.Want.Workers)
 	}
 	for n := range s.Want.Workers {
 		has := slices.ContainsFunc(s.Lives, func(l Life) bool { return l.Slot == n && l.State <= Ready })

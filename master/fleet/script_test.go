@@ -17,12 +17,15 @@ var update = flag.Bool("update", false, "rewrite the outputs in testdata; read e
 // TestScripts plays the scripts in testdata, which are the manual of what
 // happens when. A script is commands, each followed by ---- and what came of it:
 //
-//	begin workers=2         start a fleet
+//	begin workers=2 [hang=10s] [requests=N] [age=1h] [sticky] [foreign [tells]]   start a fleet
 //	ready LIFE…             each says that it is ready
-//	say LIFE online|leaving|closed
+//	say LIFE online|leaving|closed|coming
 //	exit LIFE [code=N] [signal=N] [err=WHY]
 //	reload GENERATION · restart SLOT · scale N · stop · stop-now
-//	wait DURATION           let time pass; deadlines are met on the way
+//	wait DURATION           let time pass without heartbeats being read; deadlines are met on the way
+//	beat DURATION [stuck=LIFE,…]   let time pass, in which all but the stuck beat, and answer 10 requests a second
+//	  [slept=DURATION]             the host has slept so long before
+//	  [old=DURATION wait=DURATION] life 1 has so old a request; its goroutines wait so long for a processor
 //	until ready             let all that is started be ready at once, and time pass, until nothing is to be done
 //	lives                   who there is
 func TestScripts(t *testing.T) {
@@ -78,11 +81,14 @@ func rerun(t *testing.T, text string) string {
 
 // script is one under way.
 type script struct {
-	t     *testing.T
-	fleet *Fleet
-	now   time.Time
-	begun time.Time
-	out   []string
+	t      *testing.T
+	fleet  *Fleet
+	now    time.Time
+	begun  time.Time
+	beaten map[LifeID]time.Time
+	out    []string
+
+	foreign, tells bool // what is started is, or does
 }
 
 func (s *script) flush() string {
@@ -105,10 +111,31 @@ func (s *script) do(cmd []string) {
 	}
 	switch cmd[0] {
 	case "begin":
-		workers := 0
-		fmt.Sscanf(cmd[1], "workers=%d", &workers)
-		s.fleet = New(Policy{}, Want{Workers: workers, Generation: 1})
+		policy, workers := Policy{}, 0
+		for _, arg := range cmd[1:] {
+			name, value, _ := strings.Cut(arg, "=")
+			switch name {
+			case "workers":
+				workers, _ = strconv.Atoi(value)
+			case "hang":
+				policy.HangTimeout, _ = time.ParseDuration(value)
+			case "requests":
+				policy.MaxRequests, _ = strconv.ParseInt(value, 10, 64)
+			case "age":
+				policy.MaxAge, _ = time.ParseDuration(value)
+			case "request":
+				policy.RequestTimeout, _ = time.ParseDuration(value)
+			case "sticky":
+				policy.Sticky = true
+			case "foreign":
+				s.foreign = true
+			case "tells":
+				s.tells = true
+			}
+		}
+		s.fleet = New(policy, Want{Workers: workers, Generation: 1})
 		s.begun = time.Unix(0, 0)
+		s.beaten = map[LifeID]time.Time{}
 		s.now = s.begun
 		s.step(Tick{})
 	case "ready":
@@ -116,9 +143,9 @@ func (s *script) do(cmd []string) {
 			s.step(Said{LifeID(number(i + 1)), SaysReady})
 		}
 	case "say":
-		s.step(Said{LifeID(number(1)), map[string]Word{"online": SaysOnline, "leaving": SaysLeaving, "closed": SaysClosed}[cmd[2]]})
+		s.step(Said{LifeID(number(1)), map[string]Word{"online": SaysOnline, "leaving": SaysLeaving, "closed": SaysClosed, "coming": SaysComing}[cmd[2]]})
 	case "exit":
-		e := Exit{}
+		e, tells := Exit{}, false
 		for _, arg := range cmd[2:] {
 			name, value, _ := strings.Cut(arg, "=")
 			n, _ := strconv.Atoi(value)
@@ -129,9 +156,11 @@ func (s *script) do(cmd []string) {
 				e.Signal = n
 			case "err":
 				e.Err = value
+			case "tells":
+				tells = true
 			}
 		}
-		s.step(Exited{LifeID(number(1)), e})
+		s.step(Exited{LifeID(number(1)), e, tells})
 	case "reload":
 		s.step(Reload{number(1)})
 	case "restart":
@@ -148,6 +177,41 @@ func (s *script) do(cmd []string) {
 			s.t.Fatal(err)
 		}
 		s.pass(s.now.Add(d))
+	case "beat":
+		d, err := time.ParseDuration(cmd[1])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		stuck, slept, old := "", time.Duration(0), Beat{}
+		for _, arg := range cmd[2:] {
+			switch name, value, _ := strings.Cut(arg, "="); name {
+			case "stuck":
+				stuck = "," + value + ","
+			case "slept":
+				slept, _ = time.ParseDuration(value)
+			case "old":
+				old.Oldest, _ = time.ParseDuration(value)
+				old.OldestIs = "GET /report"
+			case "wait":
+				old.SchedWait, _ = time.ParseDuration(value)
+			}
+		}
+		for until := s.now.Add(d); s.now.Before(until); {
+			s.pass(s.now.Add(100 * time.Millisecond))
+			var list []Beat
+			for _, l := range s.fleet.Snapshot().Lives {
+				if s.beaten[l.ID].IsZero() || !strings.Contains(stuck, fmt.Sprintf(",%d,", l.ID)) {
+					s.beaten[l.ID] = s.now
+				}
+				b := Beat{Life: l.ID, Age: s.now.Sub(s.beaten[l.ID]), Requests: uint64(s.now.Sub(l.ReadyAt) / (100 * time.Millisecond))}
+				if l.ID == 1 {
+					b.Oldest, b.OldestIs, b.SchedWait = old.Oldest, old.OldestIs, old.SchedWait
+				}
+				list = append(list, b)
+			}
+			s.step(Beats{list, slept})
+			slept = 0
+		}
 	case "until":
 		for range 100 {
 			for _, l := range s.fleet.Snapshot().Lives {
@@ -189,7 +253,7 @@ func (s *script) step(ev Event) {
 	for _, act := range s.fleet.Step(s.now, ev) {
 		s.out = append(s.out, fmt.Sprintf("%7.3fs %s", s.now.Sub(s.begun).Seconds(), tell(act)))
 		if a, ok := act.(Start); ok {
-			s.step(Started{a.Life, 100 + int(a.Life)})
+			s.step(Started{a.Life, 100 + int(a.Life), s.foreign, s.tells})
 		}
 	}
 }
@@ -204,6 +268,9 @@ func tell(act Action) string {
 		}
 		return fmt.Sprintf("retire life %d of slot %d", a.Life, a.Slot)
 	case Kill:
+		if a.Dump {
+			return fmt.Sprintf("kill life %d of slot %d, which is to print its goroutines first: %s", a.Life, a.Slot, a.Why)
+		}
 		return fmt.Sprintf("kill life %d of slot %d: %s", a.Life, a.Slot, a.Why)
 	case Mute:
 		return "refuse new connections"
@@ -212,6 +279,9 @@ func tell(act Action) string {
 	case Finish:
 		return fmt.Sprintf("finish with exit code %d: %s", a.Code, a.Why)
 	case BecameReady:
+		if a.Taken {
+			return fmt.Sprintf("· life %d of slot %d is taken for ready", a.Life, a.Slot)
+		}
 		return fmt.Sprintf("· life %d of slot %d is ready", a.Life, a.Slot)
 	case Death:
 		kind, next := "died", "no successor is needed"
@@ -225,6 +295,21 @@ func tell(act Action) string {
 			kind += " early"
 		}
 		return fmt.Sprintf("· life %d of slot %d %s: %s; %s", a.Life, a.Slot, kind, a.Exit, next)
+	case Foster:
+		if a.On {
+			return fmt.Sprintf("life %d of slot %d accepts for slot %d too", a.Life, a.Slot, a.Of)
+		}
+		return fmt.Sprintf("life %d of slot %d accepts for slot %d no more", a.Life, a.Slot, a.Of)
+	case Steer:
+		return fmt.Sprintf("new connections go to slots %v", a.Slots)
+	case Late:
+		return fmt.Sprintf("· life %d of slot %d is late: no heartbeat for %s", a.Life, a.Slot, a.Age)
+	case Recovered:
+		return fmt.Sprintf("· life %d of slot %d beats again", a.Life, a.Slot)
+	case Recycle:
+		return fmt.Sprintf("· life %d of slot %d is to be replaced: %s", a.Life, a.Slot, a.Why)
+	case Suspect:
+		return fmt.Sprintf("· the master stood still for %s", a.Gap)
 	case RolledBack:
 		return fmt.Sprintf("· back from generation %d to %d: %s", a.From, a.To, a.Why)
 	case Verdict:
@@ -237,6 +322,11 @@ func tell(act Action) string {
 			return fmt.Sprintf("slot %d was not replaced: %s", a.Slot, a.Err)
 		}
 		return fmt.Sprintf("slot %d was replaced", a.Slot)
+	case Scaled:
+		if a.Err != "" {
+			return fmt.Sprintf("there are not %d workers: %s", a.Workers, a.Err)
+		}
+		return fmt.Sprintf("there are %d workers", a.Workers)
 	case Objection:
 		return fmt.Sprintf("· life %d of slot %d: %s", a.Life, a.Slot, a.Why)
 	}
@@ -258,9 +348,9 @@ func TestForksOfABrokenAppAreBounded(t *testing.T) {
 			for _, act := range f.Step(now, ev) {
 				if a, ok := act.(Start); ok {
 					starts++
-					step(Started{a.Life, 1})
+					step(Started{Life: a.Life, PID: 1})
 					if broken {
-						step(Exited{a.Life, Exit{Code: 1}})
+						step(Exited{Life: a.Life, Exit: Exit{Code: 1}})
 					} else {
 						step(Said{a.Life, SaysReady})
 					}
@@ -271,7 +361,7 @@ func TestForksOfABrokenAppAreBounded(t *testing.T) {
 		now = now.Add(time.Minute)
 		broken, starts = true, 0
 		for id := range workers {
-			step(Exited{LifeID(id + 1), Exit{Code: 1}})
+			step(Exited{Life: LifeID(id + 1), Exit: Exit{Code: 1}})
 		}
 		for end := now.Add(10 * time.Second); f.Deadline().Before(end); {
 			now = f.Deadline()

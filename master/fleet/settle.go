@@ -13,11 +13,19 @@ func (f *Fleet) settle() {
 		if !l.deadline.IsZero() && !l.deadline.After(f.now) {
 			f.overdue(l)
 		}
+		if l.state.coming() && !l.takeReady.IsZero() && !l.takeReady.After(f.now) {
+			f.become(l, Ready)
+			l.readyAt = l.started // since when it has served, nobody knows
+			f.becameReady(l, true)
+		}
 	}
 	if f.phase == serving && f.hopeless() {
 		f.phase = givingUp
 		for _, l := range f.lives {
-			f.dismiss(l, "the app gives up")
+			l.left = f.now
+			if l.state != Killed {
+				f.kill(l, "the app gives up")
+			}
 		}
 	}
 	switch f.phase {
@@ -26,6 +34,8 @@ func (f *Fleet) settle() {
 		f.advance()
 		f.retirePredecessors()
 		f.fill()
+		f.foster()
+		f.steer()
 	case stopping, released, givingUp:
 		f.end()
 	}
@@ -36,10 +46,10 @@ func (f *Fleet) overdue(l *life) {
 	switch {
 	case l.state.coming():
 		why := fmt.Sprintf("it was not ready within %s", f.policy.ReadyTimeout)
-		f.kill(l, why)
+		f.kill(l, why) // its goroutines would bury what it printed last
 		f.failed(l, fmt.Sprintf("worker %d of generation %d: %s", l.slot, l.generation, why))
 	case l.state == Draining:
-		f.kill(l, fmt.Sprintf("it did not finish within %s", f.policy.Drain))
+		f.killStuck(l, fmt.Sprintf("it did not finish within %s", f.policy.Drain))
 	case l.state == Killed:
 		f.kill(l, "it is still there")
 	}
@@ -103,7 +113,7 @@ func (f *Fleet) advance() {
 			}
 		}
 		f.want.Generation = f.roll.to
-		f.endRoll("")
+		f.endRoll("", 0)
 	}
 }
 
@@ -124,10 +134,15 @@ func (f *Fleet) retirePredecessors() {
 			f.retire(old)
 		}
 	}
+	served := 0
 	for n := range f.want.Workers {
 		if l := f.servingIn(n); l != nil {
 			f.endRestarts(n, l.id, "")
+			served++
 		}
+	}
+	if served == f.want.Workers {
+		f.endScaling("")
 	}
 }
 
@@ -215,10 +230,11 @@ func (f *Fleet) accepting() bool {
 	return false
 }
 
-// slot is slot n, which is made when it is first spoken of.
+// slot is slot n, which is made when it is first spoken of. One that is added
+// to a fleet that serves gets no connection before it is served.
 func (f *Fleet) slot(n int) *slot {
 	for len(f.slots) <= n {
-		f.slots = append(f.slots, &slot{n: len(f.slots)})
+		f.slots = append(f.slots, &slot{n: len(f.slots), off: f.everReady})
 	}
 	return f.slots[n]
 }
@@ -281,6 +297,14 @@ func (f *Fleet) floor() time.Time {
 	return f.lastStart.Add(herdFloor)
 }
 
+// nextStart is when a slot that is vacant gets its next life.
+func (f *Fleet) nextStart(s *slot) time.Time {
+	if at := f.floor(); !at.IsZero() && at.Before(s.notBefore) && f.nextVacant() == s {
+		return at
+	}
+	return s.notBefore
+}
+
 // Deadline is when Step is to be called with a Tick, if nothing happens before;
 // zero when it need not be. It is always after the instant of the last Step.
 func (f *Fleet) Deadline() time.Time {
@@ -292,6 +316,9 @@ func (f *Fleet) Deadline() time.Time {
 	}
 	for _, l := range f.lives {
 		at(l.deadline)
+		if l.state.coming() {
+			at(l.takeReady)
+		}
 	}
 	if f.phase != serving {
 		return first
@@ -305,6 +332,14 @@ func (f *Fleet) Deadline() time.Time {
 		}
 	}
 	at(f.floor())
+	for _, s := range f.slots {
+		switch owner := f.servingIn(s.n); {
+		case owner != nil && !owner.late && len(s.fosters) > 0:
+			at(owner.steady.Add(steadyAfter))
+		case owner == nil && f.policy.Sticky && !f.needsFoster(s) && !s.vacated.IsZero():
+			at(s.vacated.Add(steadyAfter))
+		}
+	}
 	if f.roll != nil {
 		for _, l := range f.lives {
 			if l.generation == f.roll.to && l.state == Ready && f.early(l) {

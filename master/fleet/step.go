@@ -10,11 +10,17 @@ import (
 // done about it, in order. Instants never go back.
 func (f *Fleet) Step(now time.Time, ev Event) []Action {
 	f.now = now
+	if f.lastBeats.IsZero() {
+		f.lastBeats = now
+	}
 	switch ev := ev.(type) {
 	case Tick:
 	case Started:
 		if l := f.find(ev.Life); l != nil {
-			l.pid = ev.PID
+			l.pid, l.foreign = ev.PID, ev.Foreign
+			if ev.Foreign && !ev.Tells {
+				l.takeReady = now.Add(f.policy.MinUptime)
+			}
 		}
 	case Said:
 		if l := f.find(ev.Life); l != nil {
@@ -22,14 +28,18 @@ func (f *Fleet) Step(now time.Time, ev Event) []Action {
 		}
 	case Exited:
 		if l := f.find(ev.Life); l != nil {
-			f.exited(l, ev.Exit)
+			f.exited(l, ev.Exit, ev.Tells)
 		}
 	case Reload:
 		f.reload(ev.Generation)
 	case Restart:
 		f.restart(ev.Slot)
 	case Scale:
-		f.want.Workers = max(1, ev.Workers)
+		f.scale(ev.Workers)
+	case Beats:
+		f.beats(ev.List, ev.Slept)
+	case PolicyChanged:
+		f.policy = ev.Policy.WithDefaults()
 	case Stop:
 		f.stop()
 	case StopNow:
@@ -67,10 +77,12 @@ func (f *Fleet) become(l *life, s State) {
 	switch s {
 	case Starting, Online, Listening: // its deadline runs from its start
 	case Ready:
-		l.readyAt = f.now
+		l.readyAt, l.steady = f.now, f.now
 		l.deadline = time.Time{}
 		f.everReady = true
+		f.slot(l.slot).vacated = time.Time{}
 	case Draining:
+		l.late = false // from here on its drain's deadline counts
 		l.left = f.now
 		l.deadline = f.now.Add(f.policy.Drain + drainGrace)
 	case Killed:
@@ -78,16 +90,22 @@ func (f *Fleet) become(l *life, s State) {
 	case Gone:
 		f.lives = slices.DeleteFunc(f.lives, func(o *life) bool { return o == l })
 	}
+	if sl := f.slot(l.slot); s > Ready && sl.vacated.IsZero() && f.servingIn(l.slot) == nil {
+		sl.vacated = f.now
+	}
 }
 
 // said takes a life's word. A word that comes too late to matter, since we have
 // told the life to leave or killed it meanwhile, is no fault of its.
 func (f *Fleet) said(l *life, w Word) {
 	next := map[Word]State{SaysOnline: Online, SaysListening: Listening, SaysReady: Ready, SaysLeaving: Draining}
+	l.takeReady = time.Time{} // it speaks
 	switch {
 	case w == SaysClosed:
 		l.closed = true
-	case l.state >= Draining:
+	case l.state >= Draining || w == SaysComing:
+	case w == SaysReady && l.foreign && l.state == Ready:
+		// It was taken for ready before.
 	case next[w] <= l.state:
 		f.do(Objection{l.id, l.slot, fmt.Sprintf("it says that it is %s, but it is %s", next[w], l.state)})
 	case w == SaysLeaving:
@@ -99,10 +117,17 @@ func (f *Fleet) said(l *life, w Word) {
 		}
 	default:
 		f.become(l, next[w])
-		if w == SaysReady {
-			f.do(BecameReady{l.id, l.slot, l.pid, l.generation, f.now.Sub(l.started)})
+		switch w {
+		case SaysOnline:
+			l.foreign = false
+		case SaysReady:
+			f.becameReady(l, false)
 		}
 	}
+}
+
+func (f *Fleet) becameReady(l *life, taken bool) {
+	f.do(BecameReady{l.id, l.slot, l.pid, l.generation, f.now.Sub(l.started), taken})
 }
 
 // early reports whether an end of the life now would be an early one.
@@ -111,12 +136,12 @@ func (f *Fleet) early(l *life) bool {
 }
 
 // exited takes the end of a life.
-func (f *Fleet) exited(l *life, e Exit) {
+func (f *Fleet) exited(l *life, e Exit, tells bool) {
 	early := f.early(l)
 	asked := !l.left.IsZero() || f.phase != serving
-	planned := asked || e == Exit{}
+	planned := asked || !tells && e == Exit{}
 	f.become(l, Gone)
-	f.exits = append(f.exits, PastExit{l.slot, l.id, l.pid, l.generation, e, planned, f.now})
+	f.exits = append(f.exits, PastExit{l.slot, l.id, l.pid, l.generation, e, planned, l.why, f.now})
 	if len(f.exits) > keptExits {
 		f.exits = f.exits[1:]
 	}
@@ -129,9 +154,9 @@ func (f *Fleet) exited(l *life, e Exit) {
 	}
 	next := time.Duration(-1)
 	if f.phase == serving && l.slot < f.want.Workers && f.vacant(l.slot) {
-		next = max(0, s.notBefore.Sub(f.now))
+		next = max(0, f.nextStart(s).Sub(f.now))
 	}
-	f.do(Death{l.id, l.slot, l.pid, l.generation, e, planned, early, f.now.Sub(l.started), next})
+	f.do(Death{l.id, l.slot, l.pid, l.generation, e, l.why, planned, early, f.now.Sub(l.started), next})
 	if early && !asked {
 		f.failed(l, fmt.Sprintf("worker %d of generation %d: %s, %s", l.slot, l.generation, e, f.lifetime(l)))
 	}
@@ -182,7 +207,7 @@ func backoff(n int, id LifeID) time.Duration {
 func (f *Fleet) reload(generation int) {
 	switch {
 	case f.phase != serving:
-		f.do(Verdict{generation, "the app is stopping"})
+		f.do(Verdict{Generation: generation, Err: "the app is stopping"})
 	case f.roll != nil:
 		f.queued = generation
 	default:
@@ -214,19 +239,40 @@ func (f *Fleet) failed(l *life, why string) {
 				f.dismiss(o, "its generation has failed")
 			}
 		}
-		f.endRoll(why)
+		f.endRoll(why, l.id)
 		return
 	}
 	f.endRestarts(l.slot, l.id, why)
+	if l.readyAt.IsZero() {
+		f.endScaling(why)
+	}
 }
 
 // endRoll gives the verdict on a reload, and begins the one that waits.
-func (f *Fleet) endRoll(err string) {
-	f.do(Verdict{f.roll.to, err})
+func (f *Fleet) endRoll(err string, failed LifeID) {
+	f.do(Verdict{f.roll.to, err, failed})
 	f.roll = nil
 	if f.queued != 0 {
 		f.beginRoll(f.queued)
 		f.queued = 0
+	}
+}
+
+// scale wishes for a number of workers.
+func (f *Fleet) scale(workers int) {
+	if f.phase != serving {
+		f.do(Scaled{workers, "the app is stopping"})
+		return
+	}
+	f.want.Workers = max(1, workers)
+	f.scaling = true
+}
+
+// endScaling answers who waits for a number of workers.
+func (f *Fleet) endScaling(err string) {
+	if f.scaling {
+		f.scaling = false
+		f.do(Scaled{f.want.Workers, err})
 	}
 }
 
@@ -265,17 +311,18 @@ func (f *Fleet) stop() {
 	f.want.Stop = true
 	const why = "the app is stopping"
 	if f.roll != nil {
-		f.do(Verdict{max(f.roll.to, f.queued), why})
+		f.do(Verdict{Generation: max(f.roll.to, f.queued), Err: why})
 		f.roll, f.queued = nil, 0
 	}
 	for len(f.restarts) > 0 {
 		f.endRestarts(f.restarts[0].slot, f.given+1, why)
 	}
+	f.endScaling(why)
 	f.do(Mute{})
 	for _, l := range f.lives {
 		switch {
 		case l.state.coming():
-			f.dismiss(l, why) // it has accepted nothing
+			f.dismiss(l, why)
 		case l.state == Ready:
 			f.become(l, Draining)
 			f.do(Retire{l.id, l.slot, true})
@@ -285,10 +332,20 @@ func (f *Fleet) stop() {
 	}
 }
 
-// dismiss kills a life that has nothing to finish; its end is planned.
+// dismiss ends a life that is still coming. One that has said hello may serve
+// by now, which we have not heard yet, and a foreign one accepts when it likes:
+// they drain.
 func (f *Fleet) dismiss(l *life, why string) {
-	l.left = f.now
-	f.kill(l, why)
+	switch {
+	case l.state == Killed:
+		l.left = f.now
+	case l.state < Online && !l.foreign:
+		l.left = f.now
+		f.kill(l, why)
+	default:
+		f.become(l, Draining)
+		f.do(Retire{l.id, l.slot, f.want.Stop})
+	}
 }
 
 // kill kills a life, again if it was killed before.
@@ -298,5 +355,12 @@ func (f *Fleet) kill(l *life, why string) {
 	} else {
 		f.become(l, Killed)
 	}
-	f.do(Kill{l.id, l.slot, why})
+	f.do(Kill{Life: l.id, Slot: l.slot, Why: why})
+}
+
+// killStuck kills a life that was waited for in vain. It is asked for its
+// goroutines first: they say what it does instead.
+func (f *Fleet) killStuck(l *life, why string) {
+	f.become(l, Killed)
+	f.do(Kill{Life: l.id, Slot: l.slot, Why: why, Dump: true})
 }
