@@ -8,8 +8,10 @@ import (
 	"syscall"
 	"time"
 
+	"drover/config"
 	"drover/ipc"
 	"drover/master/fleet"
+	"drover/master/node"
 )
 
 // act carries out one action. Whatever answers it comes back as an event.
@@ -31,13 +33,38 @@ func (m *Master) act(action fleet.Action) {
 		for _, g := range m.groups {
 			g.Close()
 		}
+	case fleet.Foster:
+		m.foster(a)
+	case fleet.Steer:
+		m.steer(a.Slots)
+	case fleet.Recycle:
+		m.log.Info(fmt.Sprintf("worker %d is to be replaced: %s", a.Slot, a.Why), "event", "recycle", "slot", a.Slot, "life", a.Life, "why", a.Why)
+	case fleet.Late:
+		m.log.Warn(fmt.Sprintf("worker %d misses its heartbeat since %s: its siblings accept for it", a.Slot, short(a.Age)),
+			"event", "late", "slot", a.Slot, "life", a.Life, "age_ms", a.Age.Milliseconds())
+	case fleet.Recovered:
+		m.log.Info(fmt.Sprintf("worker %d beats again", a.Slot), "event", "recovered", "slot", a.Slot, "life", a.Life)
+	case fleet.Suspect:
+		m.log.Warn(fmt.Sprintf("this master stood still for %s: heartbeats count anew", short(a.Gap)), "event", "suspect", "gap_ms", a.Gap.Milliseconds())
 	case fleet.Verdict:
 		m.verdict(a)
 	case fleet.Replaced:
 		m.replaced(a)
+	case fleet.Scaled:
+		m.scaled(a)
 	case fleet.BecameReady:
-		m.log.Info(fmt.Sprintf("worker %d ready: pid %d, generation %d, after %s", a.Slot, a.PID, a.Generation, short(a.Took)),
-			"event", "ready", "slot", a.Slot, "life", a.Life, "pid", a.PID, "generation", a.Generation, "took_ms", a.Took.Milliseconds())
+		text := fmt.Sprintf("worker %d ready: pid %d, generation %d, after %s", a.Slot, a.PID, a.Generation, short(a.Took))
+		if a.Taken {
+			text += ": it does not say so, but lives"
+		}
+		if !m.served {
+			m.served = true
+			m.service.Ready()
+		}
+		if m.node != nil {
+			m.steerNode()
+		}
+		m.log.Info(text, "event", "ready", "slot", a.Slot, "life", a.Life, "pid", a.PID, "generation", a.Generation, "took_ms", a.Took.Milliseconds())
 	case fleet.Death:
 		m.death(a)
 	case fleet.RolledBack:
@@ -64,14 +91,31 @@ func (m *Master) start(a fleet.Start) {
 	m.record()
 	m.log.Info(fmt.Sprintf("worker %d started: pid %d, generation %d", a.Slot, l.process.PID, a.Generation),
 		"event", "started", "slot", a.Slot, "life", a.Life, "pid", l.process.PID, "generation", a.Generation)
-	m.pending = append(m.pending, fleet.Started{Life: a.Life, PID: l.process.PID})
+	if l.node != nil {
+		m.primaryStep(node.Joined{Worker: l.worker(), Slot: a.Slot, Generation: a.Generation})
+	}
+	if l.foreign == nil {
+		m.pending = append(m.pending, l.started())
+	} // one that does not say when it is ready has started when the stage is over
 }
 
-// retire tells a life to drain: by a word, or by TERM when it does not read.
+// retire tells a life to drain: by a word, and by TERM when it may not read it,
+// having left something else unread. Who gets both drains once.
 func (m *Master) retire(a fleet.Retire) {
 	l := m.lives[a.Life]
+	switch {
+	case l.foreign != nil:
+		m.retireForeign(l)
+		return
+	case l.node != nil:
+		m.retireNode(l, a.Final)
+		return
+	}
+	deaf := l.conn.Unread()
 	err := l.conn.Send(ipc.Message{Kind: ipc.Drain, Final: a.Final})
-	if err != nil {
+	if err == nil && deaf {
+		err = l.process.Signal(syscall.SIGTERM)
+	} else if err != nil {
 		m.log.Warn(fmt.Sprintf("worker %d does not hear (%v): it gets TERM", a.Slot, err), "event", "deaf", "slot", a.Slot, "life", a.Life, "error", err.Error())
 		err = l.process.Signal(syscall.SIGTERM)
 	}
@@ -84,8 +128,21 @@ func (m *Master) kill(a fleet.Kill) {
 	l := m.lives[a.Life]
 	m.log.Warn(fmt.Sprintf("worker %d is killed: %s (pid %d)", a.Slot, a.Why, l.process.PID),
 		"event", "kill", "slot", a.Slot, "life", a.Life, "pid", l.process.PID, "why", a.Why)
-	if err := l.process.Kill(); err != nil {
+	end := l.process.Kill
+	if a.Dump {
+		end = l.process.Dump
+	}
+	if err := end(); err != nil {
 		m.log.Error(fmt.Sprintf("worker %d: %v", a.Slot, err), "event", "kill", "slot", a.Slot, "life", a.Life, "error", err.Error())
+	}
+}
+
+// foster has a life accept on a sibling's sockets, or no more. One that does not
+// hear is found out by its heartbeat.
+func (m *Master) foster(a fleet.Foster) {
+	err := m.lives[a.Life].conn.Send(ipc.Message{Kind: ipc.Foster, Slot: a.Of, On: a.On})
+	if err != nil {
+		m.log.Warn(fmt.Sprintf("worker %d does not hear: %v", a.Slot, err), "event", "deaf", "slot", a.Slot, "life", a.Life, "error", err.Error())
 	}
 }
 
@@ -102,10 +159,17 @@ func (m *Master) death(a fleet.Death) {
 	default:
 		next = "; restart in " + short(a.Next).String()
 	}
-	text := fmt.Sprintf("worker %d %s: %s, pid %d, generation %d, after %s%s", a.Slot, what, a.Exit, a.PID, a.Generation, short(a.Uptime), next)
+	exit := a.Exit.String()
+	if a.Why != "" {
+		exit += " (" + a.Why + ")"
+	}
+	text := fmt.Sprintf("worker %d %s: %s, pid %d, generation %d, after %s%s", a.Slot, what, exit, a.PID, a.Generation, short(a.Uptime), next)
 	attrs := []any{"event", "exit", "slot", a.Slot, "life", a.Life, "pid", a.PID, "generation", a.Generation,
 		"reason", a.Exit.String(), "planned", a.Planned, "early", a.Early, "uptime_ms", a.Uptime.Milliseconds(),
 		"connections", m.lastBoard.Connections, "in_flight", m.lastBoard.InFlight}
+	if a.Why != "" {
+		attrs = append(attrs, "why", a.Why)
+	}
 	if a.Next >= 0 {
 		attrs = append(attrs, "restart_in_ms", a.Next.Milliseconds())
 	}
@@ -124,11 +188,25 @@ func (m *Master) finished(a fleet.Finish) {
 		m.log.Info("stopped", "event", "stopped")
 		return
 	}
-	text := a.Why
-	if len(m.lastWords) > 0 {
-		text += "; its last lines:\n    " + strings.Join(m.lastWords, "\n    ")
+	m.log.Error(a.Why+lastSaid(m.lastSaid), "event", "gave_up", "why", a.Why, "last_lines", m.lastSaid)
+}
+
+// wordsOf are the last lines of a life that lives, or was the last to end.
+func (m *Master) wordsOf(id fleet.LifeID) []string {
+	if l := m.lives[id]; l != nil {
+		return l.tail.Lines()
 	}
-	m.log.Error(text, "event", "gave_up", "why", a.Why, "last_lines", m.lastWords)
+	if id == m.lastLife {
+		return m.lastWords
+	}
+	return nil
+}
+
+func lastSaid(lines []string) string {
+	if len(lines) == 0 {
+		return ""
+	}
+	return "; its last lines:\n    " + strings.Join(lines, "\n    ")
 }
 
 // noticeReady tells once that every slot serves, and then relieves the workers
@@ -143,7 +221,7 @@ func (m *Master) noticeReady() {
 			n++
 		}
 	}
-	if n < m.config.Workers {
+	if n < m.fleet.Snapshot().Want.Workers {
 		return
 	}
 	m.ready = true
@@ -160,13 +238,16 @@ func (m *Master) stop() {
 		return
 	}
 	m.stopping = true
+	m.service.Stopping()
 	m.log.Info("stopping: what was accepted or queued is answered first", "event", "stop", "now", false)
 	if m.config.StopDelay == 0 {
 		m.step(fleet.Stop{})
 		return
 	}
 	for _, l := range m.lives {
-		_ = l.conn.Send(ipc.Message{Kind: ipc.Stopping}) // a deaf worker only misses /healthz
+		if l.conn != nil {
+			_ = l.conn.Send(ipc.Message{Kind: ipc.Stopping}) // a deaf worker only misses /healthz
+		}
 	}
 	time.AfterFunc(m.config.StopDelay, func() { m.post(func() { m.step(fleet.Stop{}) }) })
 }
@@ -177,11 +258,23 @@ type reloadCall struct {
 	answer     chan<- error
 }
 
-// reload pins the program anew and has the fleet move to it.
+// reload loads a new generation and has the fleet move to it.
 func (m *Master) reload(answer chan<- error) {
-	if _, err := m.pin(); err != nil {
+	m.service.Reloading()
+	gen, err := m.load()
+	if err == nil {
+		if err = fixed(m.config, gen.config); err == nil {
+			err = m.fixedMode(gen)
+		}
+		if err != nil {
+			gen.program.Close()
+			delete(m.generations, m.newest)
+		}
+	}
+	if err != nil {
 		m.log.Error(fmt.Sprintf("reload: %v: generation %d serves on", err, m.fleet.Snapshot().Generation), "event", "reload", "error", err.Error())
 		answer <- fmt.Errorf("reload: %w", err)
+		m.reloadEnded()
 		return
 	}
 	m.reloads = append(m.reloads, reloadCall{m.newest, answer})
@@ -195,8 +288,9 @@ func (m *Master) verdict(a fleet.Verdict) {
 	var err error
 	if a.Err == "" {
 		m.log.Info(fmt.Sprintf("reload done: generation %d serves", a.Generation), "event", "reloaded", "generation", a.Generation)
+		m.adopt(m.generations[a.Generation].config)
 	} else {
-		err = fmt.Errorf("reload failed: %s", a.Err)
+		err = fmt.Errorf("reload failed: %s%s", a.Err, lastSaid(m.wordsOf(a.Life)))
 		m.log.Error(err.Error(), "event", "reload_failed", "generation", a.Generation, "why", a.Err)
 	}
 	var later []reloadCall
@@ -208,13 +302,32 @@ func (m *Master) verdict(a fleet.Verdict) {
 		call.answer <- err
 	}
 	m.reloads = later
+	m.reloadEnded()
 	serving := m.fleet.Snapshot().Want.Generation
-	for n, p := range m.generations {
+	for n, g := range m.generations {
 		if n <= a.Generation && n != serving {
-			p.Close()
+			g.program.Close()
 			delete(m.generations, n)
 		}
 	}
+}
+
+// reloadEnded tells the service manager, once nobody waits for a reload any more.
+func (m *Master) reloadEnded() {
+	if len(m.reloads) == 0 && m.served && !m.stopping {
+		m.service.Ready()
+	}
+}
+
+// adopt takes over what a generation that serves now was configured with. A
+// number of workers that was changed by hand is only changed again where the
+// configuration has another than before.
+func (m *Master) adopt(c config.Config) {
+	if c.Workers != m.config.Workers {
+		m.pending = append(m.pending, fleet.Scale{Workers: c.Workers})
+	}
+	m.config = c
+	m.pending = append(m.pending, fleet.PolicyChanged{Policy: m.policy(c)})
 }
 
 func (m *Master) replaced(a fleet.Replaced) {
@@ -229,6 +342,20 @@ func (m *Master) replaced(a fleet.Replaced) {
 	delete(m.restarts, a.Slot)
 }
 
+func (m *Master) scaled(a fleet.Scaled) {
+	var err error
+	if a.Err == "" {
+		m.log.Info(fmt.Sprintf("scaled to %s", count(a.Workers, "worker")), "event", "scaled", "workers", a.Workers)
+	} else {
+		err = fmt.Errorf("scale to %s: %s", count(a.Workers, "worker"), a.Err)
+		m.log.Error(err.Error(), "event", "scale_failed", "workers", a.Workers, "why", a.Err)
+	}
+	for _, answer := range m.scales {
+		answer <- err
+	}
+	m.scales = nil
+}
+
 // answerAll answers everybody who still waits.
 func (m *Master) answerAll(err error) {
 	for _, call := range m.reloads {
@@ -239,7 +366,10 @@ func (m *Master) answerAll(err error) {
 			answer <- err
 		}
 	}
-	m.reloads, m.restarts = nil, nil
+	for _, answer := range m.scales {
+		answer <- err
+	}
+	m.reloads, m.restarts, m.scales = nil, nil, nil
 }
 
 // Reload replaces every worker by one of a new generation: the program that its
@@ -259,13 +389,32 @@ func (m *Master) Restart(ctx context.Context, slot int) error {
 	})
 }
 
-// Stop begins a graceful stop and does not wait for its end, which Run's return
-// is. Called again it ends everything at once. It may be called from any
-// goroutine.
+// Scale changes the number of workers, and blocks until so many serve, or one
+// that was started for it fails. It may be called from any goroutine.
+func (m *Master) Scale(ctx context.Context, workers int) error {
+	if workers < 1 || workers > config.MaxWorkers {
+		return fmt.Errorf("scale to %d: want a number of workers from 1 to %d", workers, config.MaxWorkers)
+	}
+	return m.ask(ctx, func(answer chan<- error) { m.scale(workers, answer) })
+}
+
+func (m *Master) scale(workers int, answer chan<- error) {
+	if err := m.fitsSteering(workers); err != nil {
+		answer <- fmt.Errorf("scale to %w", err)
+		return
+	}
+	m.log.Info(fmt.Sprintf("scale to %s asked for", count(workers, "worker")), "event", "scale", "workers", workers)
+	m.scales = append(m.scales, answer)
+	m.step(fleet.Scale{Workers: workers})
+}
+
+// Stop begins a graceful stop, upon which no new connection is let in, and does
+// not wait for its end, which Run's return is. Called again it ends everything at
+// once. It may be called from any goroutine.
 func (m *Master) Stop(ctx context.Context) error {
 	return m.ask(ctx, func(answer chan<- error) {
-		answer <- nil
 		m.stop()
+		answer <- nil
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"drover/config"
 	"drover/internal/sys"
 	"drover/ipc"
+	wire "drover/ipc/node"
 	"drover/ipc/scoreboard"
 	"drover/master/fleet"
 	"drover/master/launch"
@@ -23,24 +25,44 @@ import (
 type life struct {
 	id      fleet.LifeID
 	slot    int
+	config  config.Config // of its generation
 	process *launch.Process
 	conn    *ipc.Conn
 	board   *scoreboard.Board
 	boardFD int
 	given   map[ipc.Socket]bool // sockets that it was started with
+	foreign *foreigner          // nil of a program on drover, or Node's
+	node    *nodeLife           // nil of others than Node's, who have a conn
+	welcome bool                // it has joined, and has the sockets of all slots
 	over    chan struct{}       // closed when the process has ended
-	tail    output.Tail
-	printed [2]chan struct{} // closed when stdout, stderr have been read to their end
+	// The heartbeat that was read last, and when it changed.
+	heartbeat int64
+	beaten    time.Time
+	memory    int64 // bytes resident, where they are bounded
+
+	overwritten bool // its scoreboard is not to be believed
+	hoards      bool // it holds many descriptors, which was told
+	tail        output.Tail
+	printed     [2]chan struct{} // closed when stdout, stderr have been read to their end
 }
 
 // spawn starts a life's process, with the slot's own socket of each address.
-func (m *Master) spawn(a fleet.Start) (l *life, err error) {
-	l = &life{id: a.Life, slot: a.Slot, given: map[ipc.Socket]bool{}, over: make(chan struct{})}
+func (m *Master) spawn(a fleet.Start) (_ *life, err error) {
+	l := &life{id: a.Life, slot: a.Slot, config: m.generations[a.Generation].config, given: map[ipc.Socket]bool{}, over: make(chan struct{})}
+	m.mend() // it would not take a socket that was shut down
 	var listeners []launch.Listener
-	for i, g := range m.groups {
+	groups := m.groups
+	if m.node != nil {
+		groups = nil // it asks for them
+	}
+	for i, g := range groups {
+		appended := len(g.Sockets())
 		fd, err := g.Socket(context.Background(), a.Slot)
 		if err != nil {
 			return nil, err
+		}
+		for slot := appended; slot < len(g.Sockets()); slot++ {
+			m.announce(i, slot)
 		}
 		listeners = append(listeners, launch.Listener{Name: g.Name, FD: fd})
 		l.given[ipc.Socket{Listen: i, Slot: a.Slot}] = true
@@ -56,13 +78,20 @@ func (m *Master) spawn(a fleet.Start) (l *life, err error) {
 			}
 		}
 	}()
-	conn, channel, err := ipc.Pair()
+	start := launch.Start{Program: m.generations[a.Generation].program, Listeners: listeners}
+	if m.node != nil {
+		start.Told = wire.EnvChannel
+		start.Channel, start.Env, err = m.channelNode(l)
+		undo = append(undo, func() { l.node.channel.Close() })
+	} else {
+		l.conn, start.Channel, err = ipc.Pair()
+		undo = append(undo, func() { l.conn.Close() })
+	}
 	if err != nil {
+		undo = undo[:1]
 		return nil, err
 	}
-	defer sys.Close(channel)
-	l.conn = conn
-	undo = append(undo, func() { conn.Close() })
+	defer sys.Close(start.Channel)
 	var streams [2]*output.Stream
 	var ends [2]*os.File
 	for i := range streams {
@@ -72,13 +101,21 @@ func (m *Master) spawn(a fleet.Start) (l *life, err error) {
 		defer ends[i].Close()
 		undo = append(undo, func() { streams[i].Close() })
 	}
-	l.process, err = launch.Launch(launch.Start{
-		Program:   m.generations[a.Generation],
-		Listeners: listeners,
-		Channel:   channel,
-		Stdout:    int(ends[0].Fd()),
-		Stderr:    int(ends[1].Fd()),
-	})
+	if uid := start.Program.Owner(); uid >= 0 {
+		for _, end := range ends { // so that /dev/stderr can be opened (proc(5), /proc/PID/fd)
+			if err := end.Chown(uid, -1); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if start.Program.Foreign {
+		if start.Env, err = l.welcomeForeign(); err != nil {
+			return nil, err
+		}
+		undo = append(undo, func() { l.foreign.notices.Close() })
+	}
+	start.Stdout, start.Stderr = int(ends[0].Fd()), int(ends[1].Fd())
+	l.process, err = launch.Launch(start)
 	if err != nil {
 		return nil, err
 	}
@@ -95,19 +132,44 @@ func (m *Master) attend(l *life, generation int, streams [2]*output.Stream) {
 		go func() {
 			defer close(l.printed[i])
 			defer streams[i].Close()
-			streams[i].Lines(func(line []byte) {
+			var habits output.Habits
+			streams[i].Lines(func(line []byte, cut bool) {
+				if name == "stderr" && !l.config.NoSchedTrace && output.IsSchedTrace(line) {
+					return // the runtime's, since we have asked for it
+				}
+				now := time.Now()
+				if what := habits.See(line, cut, now); what != "" {
+					m.log.Warn(fmt.Sprintf("worker %d %s (pid %d, %s)", l.slot, what, l.process.PID, name), "event", "prints", "slot", l.slot, "life", l.id, "stream", name, "what", what)
+				}
 				l.tail.Add(line)
-				_, _ = m.sinks[i].Write(output.WorkerLine(m.config.LogFormat, time.Now(), l.slot, name, line))
+				_, _ = m.sinks[i].Write(output.WorkerLine(l.config.LogFormat, now, l.slot, name, line))
 			})
 		}()
 	}
 	var hears sync.WaitGroup
-	hears.Go(func() { m.hear(l, generation) })
+	begun := make(chan struct{}) // closed when the fleet knows that it has started
+	hear, hurry := func() { m.hear(l, generation) }, func() { _ = l.conn.Hurry() }
+	if l.node != nil {
+		m.attendNode(l)
+		hear, hurry = func() { m.hearNode(l) }, func() { _ = l.node.channel.Hurry() }
+	}
+	hears.Go(func() { <-begun; hear() })
+	if f := l.foreign; f != nil {
+		hears.Go(func() { <-begun; m.heed(l, f.notices) })
+		hears.Go(func() {
+			defer close(begun)
+			l.process.AwaitExec()
+			m.post(func() { m.step(l.started()) })
+		})
+		hurry = func() { _ = l.conn.Hurry(); _ = f.notices.Hurry() }
+	} else {
+		close(begun)
+	}
 	go func() {
 		exit, err := l.process.Wait()
 		// What it said before its end is heard before its end is.
 		close(l.over)
-		_ = l.conn.Hurry()
+		hurry()
 		hears.Wait()
 		m.post(func() { m.ended(l, exit, err) })
 	}()
@@ -120,10 +182,17 @@ const allowance = 1000
 // hear reads a life's channel to its end.
 func (m *Master) hear(l *life, generation int) {
 	window, heard, bad := time.Now(), 0, 0
+	var debt ipc.Debt
 	for {
 		msg, fds, err := l.conn.Receive()
 		for _, fd := range fds { // a Go worker has none to give
 			sys.Close(fd)
+		}
+		if msg.Kind == ipc.Mail || msg.Kind == ipc.Credit {
+			if err = m.mail(l, &debt, msg); err == nil {
+				continue // bounded by credit
+			}
+			err = ipc.ProtocolError{Err: err}
 		}
 		if heard++; heard > allowance {
 			select {
@@ -151,10 +220,23 @@ func (m *Master) hear(l *life, generation int) {
 	}
 }
 
+// mail takes messages for other workers, or credit for what this one has read.
+func (m *Master) mail(l *life, debt *ipc.Debt, msg ipc.Message) error {
+	if msg.Kind == ipc.Credit {
+		return m.bus.Credit(uint64(l.id), msg.Credit)
+	}
+	defer debt.Read(msg, l.conn)
+	return m.bus.Take(uint64(l.id), msg.Mail)
+}
+
 // said takes a worker's word.
 func (m *Master) said(l *life, generation int, msg ipc.Message) {
 	switch msg.Kind {
 	case ipc.Hello:
+		if l.welcome {
+			m.log.Warn(fmt.Sprintf("worker %d sent a bad message: a second hello", l.slot), "event", "bad_message", "slot", l.slot)
+			return
+		}
 		if err := m.welcome(l, generation, msg); err != nil {
 			m.log.Error(fmt.Sprintf("worker %d cannot join: %v", l.slot, err), "event", "join", "slot", l.slot, "error", err.Error())
 			l.tail.Add([]byte("drover: " + err.Error()))
@@ -163,6 +245,7 @@ func (m *Master) said(l *life, generation int, msg ipc.Message) {
 		}
 		m.step(fleet.Said{Life: l.id, Word: fleet.SaysOnline})
 	case ipc.Ready:
+		m.bus.Ready(uint64(l.id))
 		m.step(fleet.Said{Life: l.id, Word: fleet.SaysReady})
 	case ipc.Leaving:
 		m.log.Info(fmt.Sprintf("worker %d leaves: %s", l.slot, msg.Reason), "event", "leaving", "slot", l.slot, "life", l.id, "why", msg.Reason)
@@ -181,31 +264,41 @@ func (m *Master) welcome(l *life, generation int, hello ipc.Message) error {
 	if hello.Version != ipc.Version {
 		return fmt.Errorf("it speaks version %d of drover's channel, this master %d: build the program with this drover", hello.Version, ipc.Version)
 	}
+	if err := m.goNative(l); err != nil {
+		return err
+	}
 	if len(m.groups) == 0 {
 		var addresses []config.Listen
 		for _, a := range hello.Listen {
-			addresses = append(addresses, config.Listen{Name: a.Name, Address: a.Address})
+			addresses = append(addresses, config.Listen{Name: a.Name, Address: a.Address, Steering: a.Steering, Mode: fs.FileMode(a.Mode)})
 		}
 		if len(addresses) == 0 {
 			return errors.New("neither the command nor the program names an address: give --listen")
 		}
-		if err := m.listen(context.Background(), addresses); err != nil {
+		if err := (config.Config{Listen: addresses}).Check(); err != nil {
 			return err
+		}
+		if err := m.listen(context.Background(), addresses, nil); err != nil {
+			return err
+		}
+		m.pending = append(m.pending, fleet.PolicyChanged{Policy: m.policy(m.config)})
+		for _, g := range m.groups {
+			m.tellListening(g)
 		}
 	}
 	msg := ipc.Message{
 		Kind: ipc.Welcome,
 		Life: &ipc.Life{
-			App: m.instance.Name, Slot: l.slot, ID: uint64(l.id), Generation: generation, Procs: m.config.Procs,
-			Drain: m.config.Drain, LameDuck: m.config.LameDuck, OrphanTimeout: m.config.OrphanTimeout,
+			App: m.instance.Name, Slot: l.slot, ID: uint64(l.id), Generation: generation, Procs: l.config.Procs,
+			Drain: l.config.Drain, LameDuck: l.config.LameDuck, OrphanTimeout: l.config.OrphanTimeout,
 		},
 	}
 	fds := []int{l.boardFD}
 	for i, g := range m.groups {
-		msg.Listen = append(msg.Listen, ipc.Listen{Name: g.Name, Address: g.Address})
-		for slot := range max(l.slot+1, m.config.Workers) {
+		msg.Listen = append(msg.Listen, ipc.Listen{Name: g.Name, Address: g.Address, Shared: g.Shared(), Kept: g.Kept()})
+		for slot := range max(len(g.Sockets()), l.slot+1, m.fleet.Snapshot().Want.Workers) {
 			s := ipc.Socket{Listen: i, Slot: slot}
-			if l.given[s] {
+			if l.given[s] || g.Shared() && slot != l.slot {
 				continue
 			}
 			fd, err := g.Socket(context.Background(), slot)
@@ -222,7 +315,24 @@ func (m *Master) welcome(l *life, generation int, hello ipc.Message) error {
 			fds = append(fds, fd)
 		}
 	}
+	l.welcome = true
+	m.bus.Join(l.slot, uint64(l.id), l.conn)
+	l.beaten = time.Now() // from here on it is to beat
 	return l.conn.Send(msg, fds...)
+}
+
+// announce gives a socket that was appended to all that have joined already.
+func (m *Master) announce(address, slot int) {
+	fd := m.groups[address].Sockets()[slot]
+	for _, l := range m.lives {
+		if !l.welcome {
+			continue // its welcome will bring it
+		}
+		err := l.conn.Send(ipc.Message{Kind: ipc.Sockets, Sockets: []ipc.Socket{{Listen: address, Slot: slot}}}, fd)
+		if err != nil {
+			m.log.Warn(fmt.Sprintf("worker %d does not hear: %v", l.slot, err), "event", "deaf", "slot", l.slot, "life", l.id, "error", err.Error())
+		}
+	}
 }
 
 // ended folds a life's counts into its slot's and gives its things back.
@@ -230,12 +340,21 @@ func (m *Master) ended(l *life, exit sys.Exit, err error) {
 	if m.totals[l.slot] == nil {
 		m.totals[l.slot] = new(scoreboard.Totals)
 	}
-	m.lastBoard = l.board.Snapshot()
+	m.lastBoard = scoreboard.Snapshot{}
+	if l.board.Intact() {
+		m.lastBoard = l.board.Snapshot()
+	}
 	m.totals[l.slot].Add(m.lastBoard)
+	m.bus.Leave(uint64(l.id))
 	l.board.Close()
 	sys.Close(l.boardFD)
-	l.conn.Close()
+	if l.node == nil {
+		l.conn.Close()
+	}
 	delete(m.lives, l.id)
+	if l.node != nil {
+		m.endedNode(l)
+	}
 	// Its last lines may matter; a process that it forked may hold its stdout
 	// for ever, and is not waited for.
 	end := fleet.Exit{Code: exit.Code, Signal: exit.Signal, CoreDumped: exit.CoreDumped}
@@ -244,13 +363,14 @@ func (m *Master) ended(l *life, exit sys.Exit, err error) {
 	}
 	m.record()
 	m.keepLastWords(l)
-	m.step(fleet.Exited{Life: l.id, Exit: end})
+	m.step(fleet.Exited{Life: l.id, Exit: end, Tells: l.node != nil})
 }
 
-// keepLastWords keeps what a life printed, as far as it was read: until a first
-// worker is ready, its end may be the app's.
+// keepLastWords keeps what a life printed, as far as it was read: until every
+// worker has been ready its end may be the app's, and in a reload it may be the
+// new generation's.
 func (m *Master) keepLastWords(l *life) {
-	if m.ready {
+	if m.ready && len(m.reloads) == 0 {
 		return
 	}
 	patience := time.After(100 * time.Millisecond)
@@ -260,7 +380,10 @@ func (m *Master) keepLastWords(l *life) {
 		case <-patience:
 		}
 	}
-	m.lastWords = l.tail.Lines()
+	m.lastLife, m.lastWords = l.id, l.tail.Lines()
+	if len(m.lastWords) > 0 {
+		m.lastSaid = m.lastWords // one that is killed since we give up may not have come to it
+	}
 }
 
 // record writes the living workers down for a successor.

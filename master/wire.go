@@ -2,13 +2,32 @@ package master
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"runtime"
 	"sort"
 	"time"
 
 	"drover/ipc/scoreboard"
 	"drover/master/admin"
+	"drover/master/fleet"
 )
+
+// tellService keeps the service manager told of how the app is.
+func (m *Master) tellService(now time.Time) {
+	if m.service == nil {
+		return
+	}
+	snap := m.fleet.Snapshot()
+	ready := 0
+	for _, l := range snap.Lives {
+		if l.State == fleet.Ready {
+			ready++
+		}
+	}
+	m.service.Status(fmt.Sprintf("%s: %d of %s ready, generation %d", snap.State, ready, count(snap.Want.Workers, "worker"), snap.Generation))
+	m.service.Beat(now)
+}
 
 // Status is the app as it is now. It may be called from any goroutine.
 func (m *Master) Status(ctx context.Context) (admin.Status, error) {
@@ -18,11 +37,13 @@ func (m *Master) Status(ctx context.Context) (admin.Status, error) {
 	}
 	status := <-answer
 	// Reading /proc takes milliseconds, which the loop does not spend.
-	pids := make([]int, len(status.Workers))
-	for i, w := range status.Workers {
-		pids[i] = w.PID
+	pids := []int{status.PID}
+	for _, w := range status.Workers {
+		pids = append(pids, w.PID)
 	}
 	used := m.meter.Measure(pids)
+	itself := used[status.PID]
+	status.Master = admin.Itself{RSSBytes: itself.RSSBytes, CPUPercent: itself.CPUPercent, Goroutines: runtime.NumGoroutine()}
 	for i := range status.Workers {
 		u := used[status.Workers[i].PID]
 		status.Workers[i].RSSBytes, status.Workers[i].CPUPercent = u.RSSBytes, u.CPUPercent
@@ -38,18 +59,22 @@ func (m *Master) status(now time.Time) admin.Status {
 		Listen: []admin.Listen{}, Workers: []admin.Worker{}, Slots: []admin.Slot{}, Exits: []admin.Exit{},
 	}
 	for _, g := range m.groups {
-		s.Listen = append(s.Listen, admin.Listen{Name: g.Name, Address: g.Address, Steering: "spread"})
+		steering, slots, why := g.Steering()
+		if m.node != nil && len(slots) == snap.Want.Workers {
+			slots = nil // all
+		}
+		s.Listen = append(s.Listen, admin.Listen{Name: g.Name, Address: g.Address, Steering: steering, Slots: slots, Why: why})
 	}
 	restarts := map[int]int{}
 	for _, slot := range snap.Slots {
 		restarts[slot.Slot] = slot.Restarts
-		row := admin.Slot{Slot: slot.Slot, Restarts: slot.Restarts}
+		row := admin.Slot{Slot: slot.Slot, Restarts: slot.Restarts, EarlyDeaths: slot.EarlyDeaths, FosteredBy: slot.Fosters}
 		if !slot.NextStart.IsZero() {
 			row.NextStart = &slot.NextStart
 		}
 		s.Slots = append(s.Slots, row)
 	}
-	var total scoreboard.Totals
+	total := scoreboard.Totals{Dropped: m.bus.DroppedByThePast()}
 	for _, t := range m.totals {
 		total.Merge(*t)
 	}
@@ -58,13 +83,24 @@ func (m *Master) status(now time.Time) admin.Status {
 		if l == nil {
 			continue
 		}
-		b := l.board.Snapshot()
+		var b scoreboard.Snapshot
+		if !l.overwritten {
+			b = l.board.Snapshot()
+		}
 		total.Add(b)
-		s.Workers = append(s.Workers, admin.Worker{
+		dropped := m.bus.Dropped(uint64(life.ID))
+		total.Dropped += dropped
+		row := admin.Worker{
 			Slot: life.Slot, ID: uint64(life.ID), PID: life.PID, Generation: life.Generation, State: life.State.String(),
 			Restarts: restarts[life.Slot], UptimeSeconds: now.Sub(life.Started).Seconds(),
 			Requests: b.Requests, Connections: b.Connections, InFlight: b.InFlight, Panics: b.Panics, Counted: b.Counted,
-		})
+			DroppedMessages: b.Dropped + dropped, SchedWaitMilliseconds: float64(b.SchedWait.Microseconds()) / 1000,
+			Late: life.Late,
+		}
+		if !life.Until.IsZero() {
+			row.Until = &life.Until
+		}
+		s.Workers = append(s.Workers, row)
 	}
 	sort.SliceStable(s.Workers, func(i, j int) bool { return s.Workers[i].Slot < s.Workers[j].Slot })
 	s.Totals.Requests = total.Requests
@@ -75,6 +111,8 @@ func (m *Master) status(now time.Time) admin.Status {
 	s.Totals.Status.ServerError = total.Status[5]
 	s.Totals.BytesIn, s.Totals.BytesOut = total.BytesIn, total.BytesOut
 	s.Totals.Connections, s.Totals.Panics = total.Accepted, total.Panics
+	s.Totals.DroppedMessages = total.Dropped
+	s.Totals.Latency = total.Latency
 	for _, e := range snap.Exits {
 		s.Exits = append(s.Exits, admin.Exit{Slot: e.Slot, ID: uint64(e.Life), PID: e.PID, Reason: e.Exit.String(), Planned: e.Planned, At: e.At})
 	}
