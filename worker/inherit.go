@@ -31,6 +31,11 @@ func takeInheritance() (*inheritance, error) {
 			return nil, err
 		}
 	}
+	if own, added := strings.CutSuffix(os.Getenv(ipc.EnvGodebug), ipc.SchedTrace); added {
+		if err := os.Setenv(ipc.EnvGodebug, strings.TrimSuffix(own, ",")); err != nil {
+			return nil, err
+		}
+	}
 	in := &inheritance{}
 	if env[ipc.EnvListenFDs] != "" {
 		n, err := strconv.Atoi(env[ipc.EnvListenFDs])

@@ -2,11 +2,13 @@ package worker
 
 import (
 	"fmt"
+	"maps"
 	"net"
-	"os"
+	"slices"
 	"sync"
 
 	"drover/internal/sys"
+	"drover/worker/fastnet"
 )
 
 // listener is one address: our slot's socket, on which we accept, and the
@@ -14,27 +16,42 @@ import (
 type listener struct {
 	name    string
 	address string
-	own     int // our slot's socket; -1 until it came
+	poller  *fastnet.Poller
+	own     int  // our slot's socket; -1 until it came
+	shared  bool // it is every slot's
+	kept    bool // its queue outlives the app
 
-	mu       sync.Mutex // a drain may come while a program opens its listener
-	siblings []int
+	mu       sync.Mutex   // a drain may come while a program opens its listener
+	siblings map[int]int  // by slot
+	deferred bool         // clients speak first: accept a connection with its first bytes
 	opened   net.Listener // nil until open
 	stopped  bool
 }
 
-func newListener(name, address string, own int) *listener {
-	return &listener{name: name, address: address, own: own}
+func newListener(name, address string, poller *fastnet.Poller, own int) *listener {
+	return &listener{name: name, address: address, poller: poller, own: own, siblings: map[int]int{}}
 }
 
-// add takes one more socket of the address.
-func (l *listener) add(fd int, own bool) {
+// add takes one more socket of the address, a slot's.
+func (l *listener) add(fd, slot int, own bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if own {
 		l.own = fd
 		return
 	}
-	l.siblings = append(l.siblings, fd)
+	if old, again := l.siblings[slot]; again {
+		sys.Close(old)
+	}
+	l.siblings[slot] = fd
+}
+
+// deferAccept has the kernel keep connections until their first bytes are there,
+// on each listener that is made from now on.
+func (l *listener) deferAccept() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.deferred = true
 }
 
 // open gives the net.Listener of our own socket, the same at each call.
@@ -45,43 +62,67 @@ func (l *listener) open() (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", l.address, net.ErrClosed)
 	}
 	if l.opened == nil {
-		// FileListener makes a descriptor of its own, which its Close closes; the
-		// raw one stays for the queue. The socket is non-blocking, so os.NewFile
-		// and FileListener leave its mode, which all processes share, as it is.
-		fd, err := sys.Dup(l.own)
+		opened, err := l.accepting(l.own)
 		if err != nil {
-			return nil, fmt.Errorf("listen on %s: %w", l.address, err)
+			return nil, err
 		}
-		file := os.NewFile(uintptr(fd), l.address)
-		defer file.Close()
-		if l.opened, err = net.FileListener(file); err != nil {
-			return nil, fmt.Errorf("listen on %s: %w", l.address, err)
-		}
+		l.opened = opened
 	}
 	return l.opened, nil
 }
 
-// stop ends the accepting. What is queued stays with the socket, which others
-// hold too.
-func (l *listener) stop() {
+// sibling gives a net.Listener of a sibling's socket, which the caller closes.
+func (l *listener) sibling(slot int) (net.Listener, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fd, ok := l.siblings[slot]
+	if !ok {
+		return nil, fmt.Errorf("listen on %s: this worker has no socket of slot %d", l.address, slot)
+	}
+	return l.accepting(fd)
+}
+
+// accepting makes a net.Listener of a socket, with a descriptor of its own, which
+// its Close closes; the raw one stays for the queue.
+func (l *listener) accepting(socket int) (net.Listener, error) {
+	fd, err := sys.Dup(socket)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", l.address, err)
+	}
+	opened := l.poller.Listen(fd)
+	if _, ok := opened.Addr().(*net.TCPAddr); ok {
+		if err := sys.ListenerOptions(fd, l.deferred); err != nil {
+			opened.Close()
+			return nil, fmt.Errorf("listen on %s: %w", l.address, err)
+		}
+	}
+	return opened, nil
+}
+
+// stop ends the accepting, and reports whether it had ever begun. What is queued
+// stays with the socket, which others hold too.
+func (l *listener) stop() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stopped = true
-	if l.opened != nil {
-		l.opened.Close()
+	if l.opened == nil {
+		return false
 	}
+	l.opened.Close()
+	return true
 }
 
 // raw are the descriptors of the address's sockets, our own first.
 func (l *listener) raw() []int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return append([]int{l.own}, l.siblings...)
+	return slices.AppendSeq([]int{l.own}, maps.Values(l.siblings))
 }
 
 // queue is a listener over sockets that get no new connections any more: it
 // gives what is queued on them, and then net.ErrClosed.
 type queue struct {
+	poller  *fastnet.Poller
 	address net.Addr
 	sockets []int // still to be emptied; the descriptors stay their owner's
 }
@@ -89,19 +130,12 @@ type queue struct {
 // Accept never waits.
 func (q *queue) Accept() (net.Conn, error) {
 	for len(q.sockets) > 0 {
-		fd, err := sys.Accept(q.sockets[0])
-		if err != nil {
-			// Empty, or no socket that can be accepted on any more.
-			q.sockets = q.sockets[1:]
-			continue
+		conn, err := q.poller.AcceptNow(q.sockets[0])
+		if err == nil {
+			return conn, nil
 		}
-		file := os.NewFile(uintptr(fd), "connection")
-		conn, err := net.FileConn(file)
-		file.Close()
-		if err != nil {
-			continue // reset meanwhile
-		}
-		return conn, nil
+		// Empty, or no socket that can be accepted on any more.
+		q.sockets = q.sockets[1:]
 	}
 	return nil, net.ErrClosed
 }

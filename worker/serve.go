@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"runtime"
+	"strings"
 	"time"
 
 	"drover/config"
@@ -47,6 +50,9 @@ func (w *Worker) Serve(e Engine) error {
 	served := make(chan error)
 	running := 0
 	for _, l := range w.listeners {
+		if ok && !w.config.HTTP.NoDeferAccept {
+			l.deferAccept()
+		}
 		open, err := l.open()
 		if err != nil {
 			return err
@@ -61,11 +67,18 @@ func (w *Worker) Serve(e Engine) error {
 		}()
 	}
 	w.Ready()
-	for ; running > 0; running-- {
-		err := <-served
+	siblings := &fosters{w: w, engine: e, open: map[int][]net.Listener{}}
+	for running > 0 {
 		select {
-		case <-w.draining:
-		default:
+		case f := <-w.fosters:
+			siblings.set(f.slot, f.on)
+		case err := <-served:
+			select {
+			case <-w.draining:
+				running--
+				continue
+			default:
+			}
 			// What the others still serve ends with the process.
 			if err == nil {
 				err = fmt.Errorf("the engine stopped serving unasked")
@@ -73,6 +86,7 @@ func (w *Worker) Serve(e Engine) error {
 			return err
 		}
 	}
+	siblings.end()
 	return w.drain(e)
 }
 
@@ -82,9 +96,18 @@ func (w *Worker) drain(e Engine) error {
 	defer cancel()
 	w.lameDuck(ctx, e)
 	if err := e.Shutdown(ctx); err != nil {
+		w.dump()
 		return fmt.Errorf("drain: requests were still in flight after %s: %w", w.life.Drain, err)
 	}
 	return nil
+}
+
+// dump prints what every goroutine does: some of them are the handlers that did
+// not finish.
+func (w *Worker) dump() {
+	stacks := make([]byte, 1<<20) // of more it keeps the first
+	w.log.Error("the drain time is over: what the goroutines do")
+	_, _ = os.Stderr.Write(stacks[:runtime.Stack(stacks, true)])
 }
 
 // lameDuck keeps idle connections open for a while, in which every response
@@ -120,18 +143,27 @@ func (w *Worker) lameDuck(ctx context.Context, e Engine) {
 func (w *Worker) empty(e Engine) error {
 	defer w.say(ipc.Message{Kind: ipc.Closed})
 	for _, l := range w.listeners {
+		if l.kept {
+			continue // whoever starts the app again answers it
+		}
 		sockets := l.raw()
-		for _, fd := range sockets {
-			// The master has done so; when it is dead, we do.
-			if err := sys.RefuseNew(fd); err != nil {
-				w.log.Error("refuse new connections", "address", l.address, "error", err)
+		var address net.Addr
+		if path, is := strings.CutPrefix(l.address, "unix:"); is {
+			// The master has removed its path, so that nobody comes any more.
+			address = &net.UnixAddr{Name: path, Net: "unix"}
+		} else {
+			for _, fd := range sockets {
+				// The master has done so; when it is dead, we do.
+				if err := sys.RefuseNew(fd); err != nil {
+					w.log.Error("refuse new connections", "address", l.address, "error", err)
+				}
+			}
+			var err error
+			if address, err = net.ResolveTCPAddr("tcp", l.address); err != nil {
+				return err
 			}
 		}
-		address, err := net.ResolveTCPAddr("tcp", l.address)
-		if err != nil {
-			return err
-		}
-		err = e.Serve(&queue{address: address, sockets: sockets})
+		err := e.Serve(&queue{poller: w.poller, address: address, sockets: sockets})
 		for _, fd := range sockets {
 			sys.Close(fd)
 		}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"drover/internal/sys"
 	"drover/ipc"
 	"drover/ipc/scoreboard"
+	"drover/worker/fastnet"
 )
 
 // Worker is this process, as a worker of a master. Its methods may be called
@@ -31,12 +33,15 @@ type Worker struct {
 	board     *scoreboard.Board
 	log       *slog.Logger
 	wrap      func(Engine) Engine
+	poller    *fastnet.Poller
 	listeners []*listener
+	mail      *mail
 
 	ready    sync.Once
 	stopping chan struct{} // closed when the app will stop, at the latest with draining
 	draining chan struct{} // closed when the drain begins
 	final    chan struct{} // closed when the whole app stops, or the master is gone and we leave
+	fosters  chan word     // slots to accept for, or no more; Serve takes them
 }
 
 // Options are what a program says of itself when it joins.
@@ -62,7 +67,12 @@ func Join(o Options) (*Worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("join the master: %w", err)
 	}
+	poller, err := fastnet.NewPoller()
+	if err != nil {
+		return nil, fmt.Errorf("join the master: %w", err)
+	}
 	w := &Worker{
+		poller:   poller,
 		config:   o.Config.WithDefaults(),
 		conn:     inherited.conn,
 		log:      slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{ReplaceAttr: withoutTime})),
@@ -70,6 +80,7 @@ func Join(o Options) (*Worker, error) {
 		stopping: make(chan struct{}),
 		draining: make(chan struct{}),
 		final:    make(chan struct{}),
+		fosters:  make(chan word),
 	}
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 	signals := make(chan os.Signal, 2)
@@ -80,6 +91,7 @@ func Join(o Options) (*Worker, error) {
 	}
 	runtime.GOMAXPROCS(w.life.Procs)
 	sys.SetName(w.life.App)
+	w.mail = newMail(w.conn, w.board)
 	words := make(chan word)
 	go w.hear(words)
 	go w.attend(words, signals)
@@ -99,7 +111,7 @@ func (w *Worker) join(in *inheritance) error {
 	hello := ipc.Message{Kind: ipc.Hello, Version: ipc.Version}
 	if len(in.listeners) == 0 {
 		for _, l := range w.config.Listen {
-			hello.Listen = append(hello.Listen, ipc.Listen{Name: l.Name, Address: l.Address})
+			hello.Listen = append(hello.Listen, ipc.Listen{Name: l.Name, Address: l.Address, Steering: l.Steering, Mode: uint32(l.Mode)})
 		}
 	}
 	if err := w.conn.Send(hello); err != nil {
@@ -125,7 +137,9 @@ func (w *Worker) join(in *inheritance) error {
 		if i < len(in.listeners) {
 			own = in.listeners[i]
 		}
-		w.listeners = append(w.listeners, newListener(l.Name, l.Address, own))
+		open := newListener(l.Name, l.Address, w.poller, own)
+		open.shared, open.kept = l.Shared, l.Kept
+		w.listeners = append(w.listeners, open)
 	}
 	return w.adopt(welcome.Sockets, fds[1:])
 }
@@ -137,7 +151,7 @@ func (w *Worker) adopt(sockets []ipc.Socket, fds []int) error {
 		if s.Listen >= len(w.listeners) {
 			return fmt.Errorf("the master sent a socket of address %d, but named %d", s.Listen, len(w.listeners))
 		}
-		w.listeners[s.Listen].add(fds[i], s.Slot == w.life.Slot)
+		w.listeners[s.Listen].add(fds[i], s.Slot, s.Slot == w.life.Slot)
 	}
 	for _, l := range w.listeners {
 		if l.own < 0 {
@@ -184,6 +198,9 @@ func (w *Worker) Listener(name string) (net.Listener, error) {
 // Ready tells the master that this worker serves. Serve does so by itself. Only
 // the first call counts.
 func (w *Worker) Ready() {
+	// Who knows that we are ready may publish: what we subscribed to is known by
+	// then.
+	w.mail.flushed()
 	w.ready.Do(func() { w.say(ipc.Message{Kind: ipc.Ready}) })
 }
 
@@ -196,10 +213,13 @@ func (w *Worker) say(m ipc.Message) {
 type word struct {
 	kind  ipc.Kind // "" when the master is gone
 	final bool
+	slot  int // to foster
+	on    bool
 }
 
 // hear reads the channel to its end.
 func (w *Worker) hear(words chan<- word) {
+	bad := false
 	for {
 		m, fds, err := w.conn.Receive()
 		if err != nil {
@@ -208,8 +228,19 @@ func (w *Worker) hear(words chan<- word) {
 				w.log.Error("the master sent a bad message", "error", err)
 				continue
 			}
+			w.mail.end()
 			words <- word{}
 			return
+		}
+		switch m.Kind {
+		case ipc.Mail:
+			err = w.mail.take(m)
+		case ipc.Credit:
+			err = w.mail.credited(m.Credit)
+		}
+		if err != nil && !bad { // one line is enough to know it by
+			bad = true
+			w.log.Error("messages from the master", "error", err)
 		}
 		if m.Kind == ipc.Sockets {
 			if err := w.adopt(m.Sockets, fds); err != nil {
@@ -220,7 +251,10 @@ func (w *Worker) hear(words chan<- word) {
 		for _, fd := range fds {
 			sys.Close(fd)
 		}
-		words <- word{m.Kind, m.Final}
+		if m.Kind == ipc.Mail || m.Kind == ipc.Credit {
+			continue
+		}
+		words <- word{m.Kind, m.Final, m.Slot, m.On}
 	}
 }
 
@@ -233,8 +267,11 @@ const beat = 100 * time.Millisecond
 func (w *Worker) attend(words <-chan word, signals <-chan os.Signal) {
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
+	var waits schedWaits
+	beats := 0
 	var orphan <-chan time.Time // runs while there is no master
 	masterless := false
+	var fosters []word // that Serve has not taken yet
 	var stopping, draining, final bool
 	leave := func(last bool) {
 		if !stopping {
@@ -248,15 +285,30 @@ func (w *Worker) attend(words <-chan word, signals <-chan os.Signal) {
 		if !draining {
 			draining = true
 			close(w.draining)
+			began := false
 			for _, l := range w.listeners {
-				l.stop()
+				began = l.stop() || began
+			}
+			if !began {
+				os.Exit(0) // told to leave before it served: there is nothing to finish
 			}
 		}
 	}
 	for {
+		var next word
+		var take chan<- word
+		if len(fosters) > 0 {
+			next, take = fosters[0], w.fosters
+		}
 		select {
 		case <-tick.C:
 			w.board.Beat()
+			waits.beat(time.Now(), beat)
+			if beats++; beats%10 == 0 { // each second
+				w.board.NoteSchedWait(waits.last())
+			}
+		case take <- next:
+			fosters = fosters[1:]
 		case said := <-words:
 			switch said.kind {
 			case ipc.Stopping:
@@ -264,6 +316,9 @@ func (w *Worker) attend(words <-chan word, signals <-chan os.Signal) {
 					stopping = true
 					close(w.stopping)
 				}
+			case ipc.Foster:
+				fosters = slices.DeleteFunc(fosters, func(f word) bool { return f.slot == said.slot }) // the last word holds
+				fosters = append(fosters, said)
 			case ipc.Drain:
 				leave(said.final)
 			case "":

@@ -34,32 +34,47 @@ type conn struct {
 	net.Conn
 	t *tracker
 
-	phase     atomic.Int32
-	readBy    atomic.Int64  // ns of the tracker's clock; 0: no limit
-	writeBy   atomic.Int64  // likewise, while a write is under way
-	writes    atomic.Uint32 // counts writes, for the sweeper to know one from the next
-	expired   atomic.Bool   // the sweeper or a drain has ended the read
+	doing     atomic.Int64 // the phase, and what reading is limited to, as doing makes it
+	writeBy   atomic.Int64 // until when a write may last that is under way; 0: none is
 	closeOnce sync.Once
+
+	mu      sync.Mutex  // holds expired and the read's deadline together
+	expired atomic.Bool // the sweeper or a drain has ended the read
 
 	// The reading goroutine's: how much of CR LF CR LF the bytes so far end with.
 	matched int
 
-	// The sweeper's: what it knew when it saw the write begin.
-	seenWrite uint32
+	// The sweeper's: which write it knows, by its limit, and what the client had
+	// acknowledged then. Writes with one limit all begin before the clock moves on,
+	// and so before the sweeper sees any of them.
+	seenWrite int64
 	acked     uint64
 }
 
-func (c *conn) is(p phase) bool { return phase(c.phase.Load()) == p }
+// doing is a phase, and until when a read may last, in ns of the tracker's clock;
+// 0 is no limit. One word holds both, since a request changes them twice.
+func doing(p phase, by int64) int64 { return by<<phaseBits | int64(p) }
+
+const phaseBits = 3
+
+func (c *conn) phase() (p phase, by int64) {
+	now := c.doing.Load()
+	return phase(now & (1<<phaseBits - 1)), now >> phaseBits
+}
+
+func (c *conn) is(is phase) bool {
+	p, _ := c.phase()
+	return p == is
+}
 
 // enter changes the phase, and what reading is limited to from now on; 0 is no
 // limit.
 func (c *conn) enter(p phase, limit time.Duration) {
 	by := int64(0)
 	if limit > 0 {
-		by = c.t.clock.Load() + int64(limit)
+		by = c.t.until(limit)
 	}
-	c.readBy.Store(by)
-	c.phase.Store(int32(p))
+	c.doing.Store(doing(p, by))
 }
 
 // Read keeps the phases of an engine that reads header and body without saying
@@ -67,6 +82,9 @@ func (c *conn) enter(p phase, limit time.Duration) {
 func (c *conn) Read(p []byte) (int, error) {
 	if !c.t.byHand && c.is(answered) {
 		c.matched = 0
+		if c.expired.Load() { // meant for an idleness that has ended
+			c.unexpireRead()
+		}
 		c.enter(idle, c.t.limits.IdleTimeout)
 	}
 	n, err := c.Conn.Read(p)
@@ -81,7 +99,7 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // progress takes note of bytes that were read.
 func (c *conn) progress(p []byte) {
-	switch phase(c.phase.Load()) {
+	switch now, _ := c.phase(); now {
 	case fresh, idle:
 		if c.endsHeader(p) {
 			c.enter(body, c.t.limits.BodyTimeout)
@@ -122,10 +140,15 @@ func (c *conn) endsHeader(p []byte) bool {
 }
 
 // lastChance looks once more before an idle connection is given up: a request
-// that has arrived is served.
+// that has arrived is served. One that has begun, while it was taken for idle,
+// goes on.
 func (c *conn) lastChance(p []byte, timeout error) (int, error) {
-	if !c.is(idle) && !c.is(fresh) {
-		return 0, timeout
+	if now, by := c.phase(); now != idle && now != fresh {
+		if c.t.byHand || by != 0 && by <= c.t.clock.Load() {
+			return 0, timeout
+		}
+		c.unexpireRead()
+		return c.Conn.Read(p)
 	}
 	raw := c.raw()
 	if raw == nil {
@@ -136,8 +159,8 @@ func (c *conn) lastChance(p []byte, timeout error) (int, error) {
 	if err != nil || n == 0 {
 		return 0, timeout
 	}
-	c.expired.Store(false)
-	return n, c.Conn.SetReadDeadline(time.Time{})
+	c.unexpireRead()
+	return n, nil
 }
 
 // raw gives access to the descriptor, or nil.
@@ -174,9 +197,17 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 
 func (c *conn) beginWrite() {
 	if limit := c.t.limits.WriteTimeout; limit > 0 && !c.is(elsewhere) {
-		c.writes.Add(1)
-		c.writeBy.Store(c.t.clock.Load() + int64(limit))
+		c.writeBy.Store(c.t.until(limit))
 	}
+}
+
+// CloseWrite lets net/http close without a reset that would take the answer
+// from a client whose request it has not read to its end.
+func (c *conn) CloseWrite() error {
+	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // Close closes the connection; only the first call counts.
@@ -189,30 +220,54 @@ func (c *conn) Close() error {
 	return err
 }
 
-// expireRead makes a read fail that waits, or begins, now.
-func (c *conn) expireRead() {
-	c.expired.Store(true)
-	_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // fails only on a closed connection
+// expireRead makes a read fail that waits, or begins, now, if the connection is
+// still in phase p.
+func (c *conn) expireRead(p phase) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.is(p) {
+		c.expired.Store(true)
+		_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // fails only on a closed connection
+	}
+}
+
+func (c *conn) unexpireRead() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.expired.Store(false)
+	_ = c.Conn.SetReadDeadline(time.Time{}) // as above
+}
+
+// handle enters the phase of handling, for an engine that tells its phases. A
+// drain that has just taken the connection for idle would end the read by which
+// the engine watches for the client's leaving, and so cancel the request.
+func (c *conn) handle() {
+	c.mu.Lock()
+	c.enter(handling, 0)
+	c.mu.Unlock()
+	if c.expired.Load() {
+		c.unexpireRead()
+	}
 }
 
 // sweep ends what is overdue at the clock's time now. Only the sweeper calls it.
 func (c *conn) sweep(now int64) {
-	if by := c.readBy.Load(); by != 0 && by <= now {
-		c.expireRead()
+	if p, by := c.phase(); by != 0 && by <= now {
+		c.expireRead(p)
 	}
 	by := c.writeBy.Load()
 	if by == 0 {
 		return
 	}
-	if n := c.writes.Load(); n != c.seenWrite {
-		c.seenWrite, c.acked = n, c.acknowledged()
+	if by != c.seenWrite {
+		c.seenWrite, c.acked = by, c.acknowledged()
 	}
 	if by > now {
 		return
 	}
 	if acked := c.acknowledged(); acked != c.acked {
-		c.acked = acked
-		c.writeBy.CompareAndSwap(by, now+int64(c.t.limits.WriteTimeout))
+		c.acked, c.seenWrite = acked, now+int64(c.t.limits.WriteTimeout)
+		c.writeBy.CompareAndSwap(by, c.seenWrite)
 		return
 	}
 	_ = c.Conn.SetWriteDeadline(time.Unix(1, 0))

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"sync"
 
 	"drover/config"
 	"drover/ipc/scoreboard"
@@ -17,8 +18,8 @@ import (
 // base is what both engines have.
 type base struct {
 	*tracker
-	draining <-chan struct{} // nil never closes
-	log      *slog.Logger
+	log   *slog.Logger
+	setup sync.Once // fills the server's settings in, before the first Serve
 }
 
 func newBase(byHand bool) base {
@@ -31,15 +32,6 @@ func newBase(byHand bool) base {
 func (b *base) Attach(board *scoreboard.Board, limits config.HTTP, draining <-chan struct{}, log *slog.Logger) {
 	b.board, b.limits, b.draining, b.log = board, limits.WithDefaults(), draining, log
 	board.Count()
-}
-
-func (b *base) isDraining() bool {
-	select {
-	case <-b.draining:
-		return true
-	default:
-		return false
-	}
 }
 
 // panicked counts and logs a handler's panic, or ends the process where that is

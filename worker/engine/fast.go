@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"time"
 
 	"github.com/valyala/fasthttp"
 )
@@ -32,7 +33,7 @@ func FastHTTPServer(s *fasthttp.Server) *Fast {
 // Serve answers on l until l is closed, and then returns nil. It may be called
 // for several listeners at once.
 func (f *Fast) Serve(l net.Listener) error {
-	f.setup()
+	f.setup.Do(f.configure)
 	err := f.server.Serve(&listener{l, f.tracker})
 	if errors.Is(err, net.ErrClosed) {
 		return nil
@@ -40,11 +41,8 @@ func (f *Fast) Serve(l net.Listener) error {
 	return err
 }
 
-// setup fills the server's settings in. Done before the first Serve, it changes
-// nothing at the others.
-func (f *Fast) setup() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+// configure fills the server's settings in.
+func (f *Fast) configure() {
 	s := f.server
 	if s.Name == "" {
 		s.Name = "drover"
@@ -79,17 +77,17 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 	if c != nil {
 		c.enter(handling, 0)
 	}
-	token := f.board.Begin(ctx.Method(), ctx.RequestURI())
+	token := f.board.Begin(ctx.Time(), ctx.Method(), ctx.RequestURI())
 	f.call(ctx)
-	if f.isDraining() {
-		ctx.SetConnectionClose()
-	}
-	if ctx.Hijacked() {
+	if ctx.Hijacked() { // told to close, fasthttp would not call the hijacker
 		f.board.Upgraded(token)
 		if c != nil {
 			c.enter(elsewhere, 0)
 		}
 		return
+	}
+	if f.isDraining() {
+		ctx.SetConnectionClose()
 	}
 	f.board.End(token, ctx.Response.StatusCode(), requestBytes(ctx), responseBytes(ctx))
 	if c != nil {
@@ -103,6 +101,8 @@ func (f *Fast) call(ctx *fasthttp.RequestCtx) {
 		if v := recover(); v != nil {
 			f.panicked(v, string(ctx.Method()), string(ctx.Path()))
 			ctx.Response.Reset()
+			ctx.Hijack(nil)
+			ctx.HijackSetNoResponse(false)
 			ctx.Error("Internal Server Error", fasthttp.StatusInternalServerError)
 		}
 	}()
@@ -135,7 +135,7 @@ func (f *Fast) refuse(ctx *fasthttp.RequestCtx, err error) {
 	ctx.Error(fasthttp.StatusMessage(status), status)
 	ctx.SetConnectionClose()
 	if c, ok := ctx.Conn().(*conn); ok && !c.is(fresh) {
-		f.board.End(f.board.Begin(nil, nil), status, 0, responseBytes(ctx))
+		f.board.End(f.board.Begin(time.Time{}, nil, nil), status, 0, responseBytes(ctx))
 	}
 }
 

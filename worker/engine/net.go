@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"drover/ipc/scoreboard"
@@ -38,7 +39,7 @@ func Server(s *http.Server) *Net {
 // Serve answers on l until l is closed, and then returns nil. It may be called
 // for several listeners at once.
 func (n *Net) Serve(l net.Listener) error {
-	n.setup()
+	n.setup.Do(n.configure)
 	err := n.server.Serve(&listener{l, n.tracker})
 	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
 		return nil
@@ -46,11 +47,8 @@ func (n *Net) Serve(l net.Listener) error {
 	return err
 }
 
-// setup fills the server's settings in. Done before the first Serve, it changes
-// nothing at the others.
-func (n *Net) setup() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+// configure fills the server's settings in.
+func (n *Net) configure() {
 	s := n.server
 	if s.ReadHeaderTimeout == 0 && s.ReadTimeout == 0 {
 		s.ReadHeaderTimeout = n.limits.HeaderTimeout
@@ -79,7 +77,7 @@ func (n *Net) connState(nc net.Conn, s http.ConnState) {
 	if c, ok := inner.(*conn); ok {
 		switch s {
 		case http.StateActive:
-			c.enter(handling, 0)
+			c.handle()
 		case http.StateIdle:
 			c.enter(idle, 0)
 		case http.StateHijacked:
@@ -95,7 +93,7 @@ func (n *Net) connState(nc net.Conn, s http.ConnState) {
 func (n *Net) handle(w http.ResponseWriter, r *http.Request) {
 	var method [scoreboard.MaxMethod]byte
 	var path [scoreboard.MaxPath]byte
-	token := n.board.Begin(method[:copy(method[:], r.Method)], path[:copy(path[:], r.URL.Path)])
+	token := n.board.Begin(time.Time{}, method[:copy(method[:], r.Method)], path[:copy(path[:], r.URL.Path)])
 	a := &answer{ResponseWriter: w, draining: n.isDraining}
 	defer func() {
 		v := recover()
@@ -113,25 +111,39 @@ func (n *Net) handle(w http.ResponseWriter, r *http.Request) {
 			n.board.Upgraded(token)
 		} else {
 			n.board.End(token, a.status, max(0, r.ContentLength), a.written)
+			a.body.limited() // the server reads what the handler has left of it
 		}
 		if v != nil {
 			panic(v)
 		}
 	}()
-	if most := int64(n.limits.BodyBytes); most > 0 {
-		if r.ContentLength > most {
-			a.Header().Set("Connection", "close")
-			http.Error(a, "Request Entity Too Large", http.StatusRequestEntityTooLarge)
-			return
-		}
-		if r.Body != http.NoBody {
-			r.Body = http.MaxBytesReader(w, r.Body, most)
-		}
+	if r.Body != http.NoBody {
+		// The handler gets a copy: by its own request's Body the server knows
+		// what is left of it, and whether its client waits for 100 Continue.
+		own := r
+		r = new(http.Request)
+		*r = *own
+		defer func() { own.MultipartForm = r.MultipartForm }() // whose files the server removes
+		n.bound(a, w, r)
 	}
-	if limit := n.limits.BodyTimeout; limit > 0 && r.Body != http.NoBody && n.server.ReadTimeout == 0 {
-		r.Body = &timedBody{r.Body, http.NewResponseController(w), limit}
+	if most := int64(n.limits.BodyBytes); most > 0 && r.ContentLength > most {
+		a.Header().Set("Connection", "close")
+		http.Error(a, "Request Entity Too Large", http.StatusRequestEntityTooLarge)
+		return
 	}
 	n.handler.ServeHTTP(a, r)
+}
+
+// bound puts the limits of bytes and time around a request's body.
+func (n *Net) bound(a *answer, w http.ResponseWriter, r *http.Request) {
+	if most := int64(n.limits.BodyBytes); most > 0 {
+		r.Body = http.MaxBytesReader(w, r.Body, most)
+	}
+	if limit := n.limits.BodyTimeout; limit > 0 && n.server.ReadTimeout == 0 {
+		a.body = &timedBody{ReadCloser: r.Body, request: r, rc: http.NewResponseController(w), limit: limit}
+		a.body.limited()
+		r.Body = a.body
+	}
 }
 
 // Shutdown is called when every listener is closed. It closes idle connections,
@@ -150,6 +162,7 @@ func (n *Net) Shutdown(ctx context.Context) error {
 type answer struct {
 	http.ResponseWriter
 	draining func() bool
+	body     *timedBody // nil without one
 	status   int
 	written  int64
 	began    bool
@@ -169,6 +182,7 @@ func (a *answer) begin(status int) {
 	if a.draining() {
 		a.Header().Set("Connection", "close")
 	}
+	a.body.rest(a.Header())
 }
 
 func (a *answer) WriteHeader(status int) {
@@ -202,24 +216,64 @@ func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return c, rw, err
 }
 
+// EnableFullDuplex leaves the body to the handler while it answers.
+func (a *answer) EnableFullDuplex() error {
+	err := http.NewResponseController(a.ResponseWriter).EnableFullDuplex()
+	if a.body != nil && err == nil {
+		a.body.duplex = true
+	}
+	return err
+}
+
 // Unwrap is for http.ResponseController.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// timedBody bounds how long a body may make no progress.
+// timedBody bounds how long a body may make no progress. Until it is over the
+// connection's reads have a limit; the server lifts it when the body is at its
+// end, and it waits for the client to leave.
 type timedBody struct {
 	io.ReadCloser
-	rc    *http.ResponseController
-	limit time.Duration
+	request *http.Request
+	rc      *http.ResponseController
+	limit   time.Duration
+	duplex  bool
+	taken   atomic.Int64
+	over    atomic.Bool // read to its end, or failed: then the last limit stays
 }
 
 func (b *timedBody) Read(p []byte) (int, error) {
-	if err := b.rc.SetReadDeadline(time.Now().Add(b.limit)); err != nil {
-		return 0, err
-	}
+	b.limited()
 	n, err := b.ReadCloser.Read(p)
+	b.taken.Add(int64(n))
 	if err != nil {
-		// The server now waits for the client to leave, which has no limit.
-		_ = b.rc.SetReadDeadline(time.Time{})
+		b.over.Store(true)
 	}
 	return n, err
+}
+
+// limited limits the reads of what is left of the body, from now on.
+func (b *timedBody) limited() {
+	if b != nil && !b.over.Load() {
+		_ = b.rc.SetReadDeadline(time.Now().Add(b.limit)) // fails only on a closed connection
+	}
+}
+
+// rest takes what the handler has left of a body before it answers, under the
+// limit. The server itself would take it while it writes the header, and nobody
+// would know whether a limit may still be set. In a connection that will close
+// it stays.
+func (b *timedBody) rest(answer http.Header) {
+	const most = 256 << 10 // net/http/server.go, maxPostHandlerReadBytes
+	if b == nil || b.over.Load() || b.duplex || b.request.ProtoMajor != 1 || b.request.Close || answer.Get("Connection") == "close" {
+		return
+	}
+	if b.taken.Load() == 0 && b.request.Header.Get("Expect") != "" {
+		return // it is not sent before we ask for it: the server closes
+	}
+	if b.request.ContentLength-b.taken.Load() <= most {
+		if _, err := io.CopyN(io.Discard, b, most+1); err == io.EOF {
+			return
+		}
+	}
+	answer.Set("Connection", "close")
 }

@@ -18,25 +18,34 @@ type tracker struct {
 	board  *scoreboard.Board
 	limits config.HTTP // with its defaults; -1 is off
 	byHand bool        // the engine says the phases itself, and has its own read limits
+	// draining begins a drain by its closing; nil never closes.
+	draining <-chan struct{}
 
-	// clock is coarse: ns since base at the last sweep. Limits are kept within a
-	// sweep's time, and a request costs no reading of a clock.
+	// clock is coarse, so that a request costs no reading of one: ns since base,
+	// at most sweepEvery ago.
 	clock atomic.Int64
 	base  time.Time
 
+	room chan struct{} // has a token after a connection closed
+
 	mu       sync.Mutex
-	room     *sync.Cond // signalled when a connection closes
 	conns    map[*conn]struct{}
 	sweeping bool
 }
 
-// sweepEvery is how late a limit may be noticed.
-const sweepEvery = 250 * time.Millisecond
+// sweepEvery is how often limits are looked at; with more than fewConns open
+// connections a third as often, since idle ones shall cost nothing. A limit is
+// never kept too early, and at most a second too late.
+const (
+	sweepEvery = 250 * time.Millisecond
+	fewConns   = 1000
+)
 
 func newTracker(byHand bool) *tracker {
-	t := &tracker{byHand: byHand, base: time.Now(), conns: map[*conn]struct{}{}, limits: config.HTTP{}.WithDefaults(), board: scoreboard.Private()}
-	t.room = sync.NewCond(&t.mu)
-	return t
+	return &tracker{
+		byHand: byHand, base: time.Now(), conns: map[*conn]struct{}{}, room: make(chan struct{}, 1),
+		limits: config.HTTP{}.WithDefaults(), board: scoreboard.Private(),
+	}
 }
 
 // listener accepts connections for a tracker.
@@ -65,15 +74,39 @@ func (l *listener) Close() error {
 	return nil
 }
 
+// awaitRoom waits until there may be one more connection, or a drain begins.
 func (t *tracker) awaitRoom() {
 	most := t.limits.Connections
 	if most <= 0 {
 		return
 	}
+	for {
+		open := t.open()
+		if open < most-1 {
+			t.makeRoom() // another listener may wait for the token that we took
+		}
+		if open < most {
+			return
+		}
+		select {
+		case <-t.room:
+		case <-t.draining:
+			return
+		}
+	}
+}
+
+func (t *tracker) open() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for len(t.conns) >= most {
-		t.room.Wait()
+	return len(t.conns)
+}
+
+// makeRoom wakes one listener that waits for room.
+func (t *tracker) makeRoom() {
+	select {
+	case t.room <- struct{}{}:
+	default: // a token is there already
 	}
 }
 
@@ -98,9 +131,23 @@ func (t *tracker) add(inner net.Conn) *conn {
 func (t *tracker) remove(c *conn) {
 	t.board.Closed()
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	delete(t.conns, c)
-	t.room.Signal()
+	t.mu.Unlock()
+	t.makeRoom()
+}
+
+func (t *tracker) isDraining() bool {
+	select {
+	case <-t.draining:
+		return true
+	default:
+		return false
+	}
+}
+
+// until is when a limit that begins now is over, by the clock that is behind.
+func (t *tracker) until(limit time.Duration) int64 {
+	return t.clock.Load() + int64(sweepEvery+limit)
 }
 
 func (t *tracker) tick() int64 {
@@ -113,9 +160,14 @@ func (t *tracker) tick() int64 {
 func (t *tracker) sweep() {
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
-	for range ticker.C {
+	for n := 0; ; n++ {
+		<-ticker.C
 		now := t.tick()
 		t.mu.Lock()
+		if len(t.conns) > fewConns && n%3 != 0 {
+			t.mu.Unlock()
+			continue
+		}
 		for c := range t.conns {
 			c.sweep(now)
 		}
@@ -141,14 +193,14 @@ func (t *tracker) drain(ctx context.Context) error {
 		t.mu.Lock()
 		left := 0
 		for c := range t.conns {
-			switch phase(c.phase.Load()) {
+			switch p, _ := c.phase(); p {
 			case elsewhere:
 				continue // its handler watches Draining
 			case idle:
-				c.expireRead()
+				c.expireRead(idle)
 			case fresh:
 				if time.Since(begun) > freshPatience {
-					c.expireRead()
+					c.expireRead(fresh)
 				}
 			}
 			left++

@@ -7,9 +7,11 @@ import (
 	"bytes"
 	_ "embed"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -30,15 +32,40 @@ type Config struct {
 // fresh is how long a file may be served as it was before it changed.
 const fresh = time.Second
 
-// Handler makes the handler. It resolves the root, a symbolic link too, once:
-// a link that was moved is followed by the next life. Its error says what is
-// wrong with the root.
+// Server makes the server. Its error says what is wrong with the root.
+func Server(c Config) (*fasthttp.Server, error) {
+	h, err := handler(c)
+	if err != nil {
+		return nil, err
+	}
+	return &fasthttp.Server{Handler: h, Logger: unimpressed{slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn)}}, nil
+}
+
+// unimpressed is a log without what clients cause by asking for files that there
+// are not, which fasthttp.FS would log for each request.
+type unimpressed struct{ fasthttp.Logger }
+
+func (u unimpressed) Printf(format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	for _, usual := range []string{
+		"no such file or directory", "not a directory", "path escapes from parent", "file name too long",
+		"too many levels of symbolic links", "cannot access directory without index page", "cannot parse byte range",
+	} {
+		if strings.Contains(line, usual) {
+			return
+		}
+	}
+	u.Logger.Printf("%s", line)
+}
+
+// handler makes the handler. It resolves the root, a symbolic link too, once: a
+// link that was moved is followed by the next life.
 //
 // /healthz is always the health check, and hides a file of that name. Files and
 // directories whose names begin with '.' are not served, nor is anything behind
 // a link that leads out of the root; a directory is its index.html.
-func Handler(c Config) (fasthttp.RequestHandler, error) {
-	site := pages
+func handler(c Config) (fasthttp.RequestHandler, error) {
+	var site fasthttp.RequestHandler
 	if c.Root != "" {
 		var err error
 		if site, err = files(c.Root); err != nil {
@@ -51,17 +78,25 @@ func Handler(c Config) (fasthttp.RequestHandler, error) {
 			plain(ctx, fasthttp.StatusMethodNotAllowed, "method not allowed\n")
 			return
 		}
-		if string(ctx.Path()) == "/healthz" {
-			health(ctx, c.Stopping)
+		// Most requests name a page as it is: taken so, no URI is parsed.
+		if target := ctx.RequestURI(); c.Root == "" && page(ctx, target) {
 			return
 		}
-		site(ctx)
+		switch path := ctx.Path(); {
+		case string(path) == "/healthz":
+			health(ctx, c.Stopping)
+		case site != nil:
+			site(ctx)
+		case !page(ctx, path):
+			notFound(ctx)
+		}
 	}, nil
 }
 
-// pages are the welcome page and its endpoints.
-func pages(ctx *fasthttp.RequestCtx) {
-	switch string(ctx.Path()) {
+// page answers with the welcome page or one of its endpoints, or reports that the
+// path is none of them.
+func page(ctx *fasthttp.RequestCtx, path []byte) bool {
+	switch string(path) {
 	case "/":
 		ctx.SetContentType("text/html; charset=utf-8")
 		ctx.SetBody(welcome)
@@ -72,9 +107,12 @@ func pages(ctx *fasthttp.RequestCtx) {
 		var buf [64]byte
 		ctx.SetBody(appendMessage(buf[:0], "Hello, World!"))
 	default:
-		plain(ctx, fasthttp.StatusNotFound, "not found\n")
+		return false
 	}
+	return true
 }
+
+func notFound(ctx *fasthttp.RequestCtx) { plain(ctx, fasthttp.StatusNotFound, "not found\n") }
 
 // appendMessage encodes {"message": text} for each request, as a benchmark of
 // JSON is to.
@@ -124,14 +162,21 @@ func files(root string) (fasthttp.RequestHandler, error) {
 		IndexNames:      []string{"index.html"},
 		AcceptByteRange: true,
 		CacheDuration:   fresh,
-		PathNotFound:    func(ctx *fasthttp.RequestCtx) { plain(ctx, fasthttp.StatusNotFound, "not found\n") },
+		PathNotFound:    notFound,
 	}
-	serve := fs.NewRequestHandler()
+	serve, kept := fs.NewRequestHandler(), newCache(dir)
 	return func(ctx *fasthttp.RequestCtx) {
-		if bytes.Contains(ctx.Path(), []byte("/.")) {
-			plain(ctx, fasthttp.StatusNotFound, "not found\n")
+		if path := ctx.Path(); bytes.Contains(path, []byte("/.")) || bytes.IndexByte(path, 0) >= 0 {
+			notFound(ctx)
+			return
+		}
+		if kept.serve(ctx) {
 			return
 		}
 		serve(ctx)
+		if ctx.Response.StatusCode() == fasthttp.StatusForbidden { // a directory without index.html
+			notFound(ctx)
+		}
+		kept.answered(ctx)
 	}, nil
 }
