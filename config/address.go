@@ -11,15 +11,32 @@ import (
 type AddressError struct{ Address, Why string }
 
 func (e *AddressError) Error() string {
-	return fmt.Sprintf("listen address %q: %s: want host:port, such as :3000, 127.0.0.1:3000 or [::1]:3000", e.Address, e.Why)
+	return fmt.Sprintf("listen address %q: %s: want host:port, such as :3000, 127.0.0.1:3000 or [::1]:3000, or unix:/PATH", e.Address, e.Why)
 }
 
-// checkAddress says what is wrong with a host:port, and what would be right. It
-// asks no resolver.
+// maxUnixPath is how long the path of a unix socket may be: 108 bytes with its
+// final zero (unix(7)), less the four that a takeover puts behind it.
+const maxUnixPath = 103
+
+// checkAddress says what is wrong with a host:port or unix:/path, and what would
+// be right. It asks no resolver and looks at no file.
 func checkAddress(address string) error {
 	bad := func(why string) error { return &AddressError{address, why} }
 	if address == "" {
 		return bad("it is empty")
+	}
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		switch {
+		case strings.ContainsRune(path, 0):
+			return bad("it holds a zero byte")
+		case len(path) > maxUnixPath:
+			return bad(fmt.Sprintf("its path has %d bytes, and at most %d fit", len(path), maxUnixPath))
+		case strings.HasPrefix(path, "@") && len(path) > 1:
+			return nil
+		case !strings.HasPrefix(path, "/") || strings.HasSuffix(path, "/"):
+			return bad("want the absolute path of a socket, such as unix:/run/app.sock, or unix:@name")
+		}
+		return nil
 	}
 	if strings.Contains(address, "/") {
 		return bad("it looks like a path or URL")
