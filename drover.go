@@ -21,12 +21,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"syscall"
+	"time"
 
 	"drover/config"
 	"drover/master"
 	"drover/master/admin"
 	"drover/master/launch"
+	"drover/master/listen"
 	"drover/worker"
 	"drover/worker/engine"
 
@@ -42,29 +43,48 @@ type (
 	HTTP = config.HTTP
 	// Worker is this process as a worker: what the function of Main is given.
 	Worker = worker.Worker
+	// Message is what another worker has sent, or published.
+	Message = worker.Message
 	// Engine answers requests on a worker's listeners: FastHTTP, NetHTTP, a
 	// *http.Server, or anything with its Serve and Shutdown.
 	Engine = worker.Engine
+)
+
+// What Listen.Steering may be: which worker a new connection goes to.
+const (
+	Spread = config.Spread // evenly over the workers that serve
+	Sticky = config.Sticky // by the client's address
+	CPU    = config.CPU    // by the CPU that received it
+	Shared = config.Shared // one socket for all workers
 )
 
 // ErrNeverReady is what Run's error wraps when the master gave up because no
 // worker ever became ready.
 var ErrNeverReady = master.ErrNeverReady
 
+// ErrQueueFull is what Worker.Send, Reply and Publish return while too much waits to be
+// sent.
+var ErrQueueFull = worker.ErrQueueFull
+
 // FastHTTP is an engine that answers with a fasthttp handler.
 func FastHTTP(h fasthttp.RequestHandler) Engine { return engine.FastHTTP(h) }
+
+// FastHTTPServer is an engine of a fasthttp server with settings of its own;
+// drover's limits hold where it sets none. The engine takes the server over.
+func FastHTTPServer(s *fasthttp.Server) Engine { return engine.FastHTTPServer(s) }
 
 // NetHTTP is an engine that answers with a net/http handler.
 func NetHTTP(h http.Handler) Engine { return engine.NetHTTP(h) }
 
 // Main is Run with the process around it: TERM and INT stop the app gracefully,
-// a second one at once, HUP reloads it. It prints an error as one line and ends
+// a second one at once, HUP reloads it, TTIN and TTOU make one worker more or
+// fewer. It prints an error as one line and ends
 // the process with its ExitCode.
 func Main(c Config, serve func(*Worker) error) {
 	var signals chan os.Signal
 	if !worker.Started() {
 		signals = make(chan os.Signal, 4)
-		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+		signal.Notify(signals, master.Signals()...)
 	}
 	err := run(context.Background(), c, serve, signals)
 	if err != nil {
@@ -106,9 +126,11 @@ func run(ctx context.Context, c Config, serve func(*Worker) error, signals <-cha
 		if err != nil {
 			return err
 		}
-		return serve(w)
+		err = serve(w)
+		w.FlushMessages(time.Second)
+		return err
 	}
-	if len(c.Listen) == 0 {
+	if len(c.Listen) == 0 && !listen.HasActivated() {
 		return &config.Error{Field: "listen", Why: "no address: want at least one, such as :3000"}
 	}
 	path, dir, err := launch.Self()
@@ -116,15 +138,15 @@ func run(ctx context.Context, c Config, serve func(*Worker) error, signals <-cha
 		return err
 	}
 	return master.Supervise(ctx, master.Options{
-		Config:      c,
-		DefaultName: filepath.Base(path),
-		Program: func() (*launch.Program, error) {
-			return launch.Pin(path, os.Args, os.Environ(), dir)
+		Load: func() (Config, *launch.Program, error) {
+			p, err := launch.Pin(path, os.Args, os.Environ(), dir)
+			return c, p, err
 		},
-		Stdout:     os.Stdout,
-		Stderr:     os.Stderr,
-		Signals:    signals,
-		RuntimeDir: admin.RuntimeDir(),
+		DefaultName: filepath.Base(path),
+		Stdout:      os.Stdout,
+		Stderr:      os.Stderr,
+		Signals:     signals,
+		RuntimeDir:  admin.RuntimeDir(),
 	})
 }
 

@@ -1,9 +1,13 @@
 package drover_test
 
 import (
+	"bufio"
 	"fmt"
 	"math/rand/v2"
+	"os/exec"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,8 +49,8 @@ func (h *herd) underLoad(act func(r *load.Run)) (*load.Run, load.Counts) {
 func wait(until time.Time) { <-time.After(time.Until(until)) }
 
 func TestKilledWorkerCostsWhatItHadAccepted(t *testing.T) {
-	both(t, func(t *testing.T, engine string) {
-		h := newHerd(t, engine)
+	inTurn(t, func(t *testing.T, engine string) {
+		h := newPlainHerd(t, engine)
 		h.start()
 		const seed = 1
 		random := rand.New(rand.NewPCG(seed, seed))
@@ -70,12 +74,12 @@ func TestKilledWorkerCostsWhatItHadAccepted(t *testing.T) {
 				if exit.PID != victim.PID || exit.Reason != "signal: killed" {
 					t.Errorf("the log tells of %+v, killed was %d", exit, victim.PID)
 				}
-				next = next.Add(1500*time.Millisecond + time.Duration(random.IntN(100))*time.Millisecond)
+				next = next.Add(1200*time.Millisecond + time.Duration(random.IntN(100))*time.Millisecond) // each has served for a second
 				wait(next)
 			}
 		})
 		lost(t, r, c, open)
-		if slowest > 100*time.Millisecond*slowdown {
+		if slowest > 100*time.Millisecond {
 			t.Errorf("the slowest successor served after %v, want 100 ms", slowest)
 		}
 		t.Logf("%d kills, seed %d: %s; connections that the victims had open %d; slowest successor %v", kills, seed, c, open-kills, slowest)
@@ -93,8 +97,8 @@ func TestKilledWorkerCostsWhatItHadAccepted(t *testing.T) {
 }
 
 func TestStormOfKills(t *testing.T) {
-	both(t, func(t *testing.T, engine string) {
-		h := newHerd(t, engine)
+	inTurn(t, func(t *testing.T, engine string) {
+		h := newPlainHerd(t, engine)
 		h.start()
 		kills := 0
 		r, c := h.underLoad(func(r *load.Run) {
@@ -152,9 +156,47 @@ func TestQueueOfAKilledWorkerIsAnswered(t *testing.T) {
 	})
 }
 
+// The control: of a server that holds no socket for its workers, the same kill
+// loses what is queued.
+func TestQueueOfAKilledPreforkWorkerIsLost(t *testing.T) {
+	h := newHerd(t, "prefork")
+	cmd := exec.Command(h.program)
+	cmd.Env = h.env
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill() // its workers watch it, and end too
+	var pids []int
+	for lines := bufio.NewScanner(out); len(pids) < runtime.GOMAXPROCS(0) && lines.Scan(); {
+		pid, err := strconv.Atoi(lines.Text())
+		if err != nil {
+			t.Fatal(err)
+		}
+		pids = append(pids, pid)
+	}
+	victim := pids[0]
+	if err := syscall.Kill(victim, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	conns, _ := load.Queue(h.addr, "/", 200, 10*time.Second)
+	if err := syscall.Kill(victim, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	got := load.Answers(conns, "ok")
+	if fair := 200 / len(pids); got.Lost() < fair/2 {
+		t.Errorf("%s: the control lost fewer than %d", got, fair/2)
+	}
+	t.Logf("fasthttp's prefork: %s", got)
+}
+
 func TestAllWorkersKilledAtOnce(t *testing.T) {
 	both(t, func(t *testing.T, engine string) {
-		h := newHerd(t, engine)
+		h := newPlainHerd(t, engine)
 		h.start()
 		r, c := h.underLoad(func(r *load.Run) {
 			for n := range 3 {
@@ -198,6 +240,43 @@ func TestReloadsLoseNothing(t *testing.T) {
 	})
 }
 
+// Reloads that are asked for faster than they can be done are merged, and lose
+// nothing: some by signal, some by the command.
+func TestManyReloadRequestsLoseNothing(t *testing.T) {
+	both(t, func(t *testing.T, engine string) {
+		h := newPlainHerd(t, engine)
+		h.start()
+		answers := make(chan error, 10)
+		r, c := h.underLoad(func(*load.Run) {
+			begun := time.Now()
+			for n := range 20 {
+				if n%2 == 0 {
+					if err := h.master.Process.Signal(syscall.SIGHUP); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					client := h.client()
+					go func() { answers <- client.Reload(t.Context()) }()
+				}
+				wait(begun.Add(time.Duration(n+1) * 200 * time.Millisecond))
+			}
+			for range 10 {
+				if err := <-answers; err != nil {
+					t.Errorf("reload: %v", err)
+				}
+			}
+			h.await("the last generation", func([]event) bool { return h.status().State == "running" })
+		})
+		lost(t, r, c, 0)
+		reloads := count(h.happened(), "reloaded")
+		if g := h.status().Generation; g != 21 || reloads >= 20 {
+			t.Errorf("after 20 requests generation %d serves, after %d reloads: want 21, and fewer reloads than requests", g, reloads)
+		}
+		t.Logf("%d reloads for 20 requests: %s", reloads, c)
+		h.stop()
+	})
+}
+
 func TestBadGenerationIsRolledBack(t *testing.T) {
 	for _, bad := range []struct {
 		do      string
@@ -210,6 +289,7 @@ func TestBadGenerationIsRolledBack(t *testing.T) {
 		{"dies soon", "", "exit status 9"},
 	} {
 		t.Run(bad.do, func(t *testing.T) {
+			t.Parallel()
 			both(t, func(t *testing.T, engine string) {
 				h := newHerd(t, engine)
 				h.env = append(h.env, "HERD_READY_TIMEOUT="+bad.timeout)

@@ -2,6 +2,7 @@ package drover_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +26,7 @@ import (
 	"drover/master/admin"
 
 	"github.com/valyala/fasthttp"
+	"github.com/valyala/fasthttp/prefork"
 )
 
 // The test binary is also the app under test. A copy of it is deployed like any
@@ -34,8 +37,36 @@ func TestMain(m *testing.M) {
 		app()
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	os.RemoveAll(builds)
+	os.Exit(code)
 }
+
+// builds is a directory that ends with the tests; empty is none.
+var builds string
+
+// scratch makes it.
+var scratch = sync.OnceValues(func() (dir string, err error) {
+	builds, err = os.MkdirTemp("", "drover-test")
+	return builds, err
+})
+
+// plainApp is this program without the race detector, which makes starts and
+// requests several times as slow, and processes as large.
+var plainApp = sync.OnceValues(func() (string, error) {
+	if !raceDetector {
+		return os.Executable()
+	}
+	dir, err := scratch()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "app")
+	if out, err := exec.Command("go", "test", "-c", "-o", path, ".").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the app: %w\n%s", err, out)
+	}
+	return path, nil
+})
 
 const trailer = "\x00herd:"
 
@@ -58,22 +89,57 @@ func behaviour() string {
 }
 
 func app() {
+	if os.Getenv("HERD_ENGINE") == "prefork" {
+		preforkApp()
+		return
+	}
 	c := drover.Config{
 		Name:      os.Getenv("HERD_NAME"),
 		Workers:   2,
-		Listen:    []drover.Listen{{Address: os.Getenv("HERD_LISTEN")}},
+		Listen:    []drover.Listen{{Address: os.Getenv("HERD_LISTEN"), Steering: os.Getenv("HERD_STEERING")}},
 		LogFormat: "json",
 	}
-	if d, err := time.ParseDuration(os.Getenv("HERD_READY_TIMEOUT")); err == nil {
-		c.ReadyTimeout = d
+	for name, field := range map[string]*time.Duration{
+		"HERD_READY_TIMEOUT": &c.ReadyTimeout, "HERD_HANG_TIMEOUT": &c.HangTimeout, "HERD_DRAIN": &c.Drain,
+		"HERD_REQUEST_TIMEOUT": &c.Limits.RequestTimeout, "HERD_MIN_UPTIME": &c.MinUptime,
+	} {
+		if d, err := time.ParseDuration(os.Getenv(name)); err == nil {
+			*field = d
+		}
 	}
+	c.NoSchedTrace = os.Getenv("HERD_NO_SCHEDTRACE") != ""
+	if n, err := strconv.Atoi(os.Getenv("HERD_WORKERS")); err == nil {
+		c.Workers = n
+	}
+	c.Limits.MaxRequests, _ = strconv.ParseInt(os.Getenv("HERD_MAX_REQUESTS"), 10, 64)
+	c.Limits.MaxMemory, _ = strconv.ParseInt(os.Getenv("HERD_MAX_MEMORY"), 10, 64)
 	drover.Main(c, work)
+}
+
+// preforkApp is the peer of a control: fasthttp's own prefork. Each of its
+// workers prints its pid once it accepts.
+func preforkApp() {
+	server := &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) { ctx.WriteString("ok") }}
+	p := prefork.New(server)
+	p.Reuseport = true
+	p.OnMasterDeath = func() { os.Exit(1) }
+	p.ServeFunc = func(l net.Listener) error {
+		fmt.Println(os.Getpid())
+		return server.Serve(l)
+	}
+	if err := p.ListenAndServe(os.Getenv("HERD_LISTEN")); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // work is what a worker does.
 func work(w *drover.Worker) error {
 	if _, err := os.Stat(os.Getenv("HERD_BROKEN")); err == nil {
 		return errors.New("the database is away")
+	}
+	if slot, err := os.ReadFile(os.Getenv("HERD_BROKEN") + ".slot"); err == nil && string(slot) == strconv.Itoa(w.Slot()) {
+		return errors.New("this slot is broken")
 	}
 	body := "ok"
 	switch do := behaviour(); do {
@@ -92,44 +158,89 @@ func work(w *drover.Worker) error {
 	default:
 		body = do
 	}
+	if os.Getenv("HERD_MESSAGES") != "" {
+		post = newPostman(w)
+	}
 	if os.Getenv("HERD_ENGINE") == "fasthttp" {
-		return w.Serve(drover.FastHTTP(func(ctx *fasthttp.RequestCtx) {
-			switch string(ctx.Path()) {
-			case "/slow":
-				time.Sleep(200 * time.Millisecond)
-			case "/goroutines":
-				fmt.Fprint(ctx, w.Slot(), " ", runtime.NumGoroutine())
-				return
-			}
-			ctx.WriteString(body)
-		}))
+		return w.Serve(drover.FastHTTP(func(ctx *fasthttp.RequestCtx) { ctx.WriteString(answer(w, string(ctx.Path()), body)) }))
 	}
 	return w.Serve(drover.NetHTTP(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/slow":
-			time.Sleep(200 * time.Millisecond)
-		case "/goroutines":
-			fmt.Fprint(rw, w.Slot(), " ", runtime.NumGoroutine())
-			return
-		}
-		io.WriteString(rw, body)
+		io.WriteString(rw, answer(w, r.URL.Path, body))
 	})))
+}
+
+var (
+	grown []byte
+	post  *postman // where the test is about messages
+)
+
+// answer is what a path is answered with, once it is.
+func answer(w *drover.Worker, path, body string) string {
+	if do, ok := strings.CutPrefix(path, "/misbehave/"); ok {
+		slot, kind, _ := strings.Cut(do, "/")
+		if slot != strconv.Itoa(w.Slot()) {
+			return "another's"
+		}
+		misbehave(w, strings.ReplaceAll(kind, "_", " "))
+		return body
+	}
+	if do, ok := strings.CutPrefix(path, "/messages/"); ok {
+		slot, do, _ := strings.Cut(do, "/")
+		if slot != strconv.Itoa(w.Slot()) {
+			return "another's"
+		}
+		return post.answer(do)
+	}
+	switch path {
+	case "/slow":
+		<-time.After(200 * time.Millisecond)
+	case "/slot":
+		return strconv.Itoa(w.Slot())
+	case "/goroutines":
+		return fmt.Sprint(w.Slot(), " ", runtime.NumGoroutine())
+	case "/spin":
+		for n := 0; ; n++ {
+			runtime.KeepAlive(n)
+		}
+	case "/block":
+		var ends [2]int
+		if err := syscall.Pipe(ends[:]); err != nil {
+			panic(err)
+		}
+		_, _ = syscall.Read(ends[0], make([]byte, 1)) // never comes back
+	case "/capture":
+		for { // waits for ever, which the runtime does not know: it keeps its processor
+			_, _, _ = syscall.RawSyscall6(syscall.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+		}
+	case "/deadlock":
+		select {}
+	case "/burn":
+		burn(600 * time.Millisecond)
+	case "/upstream":
+		return askUpstream()
+	case "/grow":
+		grown = bytes.Repeat([]byte("x"), 200_000_000)
+	}
+	return body
 }
 
 // herd is a running app: its master, started from a deployed binary.
 type herd struct {
-	t       *testing.T
-	program string
-	name    string
-	addr    string
-	dir     string // runtime directory
-	env     []string
-	inherit *os.File // left open in the master, when not nil
-	wrap    []string // a command that runs the program on a terminal
-	keys    io.Writer
-	asked   int // requests of our own that were answered
-	master  *exec.Cmd
-	ended   chan struct{} // closed when the master has ended
+	t          *testing.T
+	build      string // the program as it was built
+	program    string // where it is deployed
+	name       string
+	addr       string
+	bare       bool   // its file names no address
+	brokenSlot string // a file that holds the slot whose workers fail at their start
+	dir        string // runtime directory
+	env        []string
+	inherit    *os.File // left open in the master, when not nil
+	wrap       []string // a command that runs the program on a terminal
+	keys       io.Writer
+	asked      int // requests of our own that were answered
+	master     *exec.Cmd
+	ended      chan struct{} // closed when the master has ended
 
 	mu     sync.Mutex
 	events []event
@@ -149,19 +260,49 @@ type event struct {
 	Why         string    `json:"why"`
 	Planned     bool      `json:"planned"`
 	Connections int       `json:"connections"`
+	AgeMS       int       `json:"age_ms"`
 	LastLines   []string  `json:"last_lines"`
 	Msg         string    `json:"msg"`
 }
 
-// both runs a test on each engine.
+// both runs a test on each engine, at the same time: most of a test's time is
+// waiting.
 func both(t *testing.T, test func(t *testing.T, engine string)) {
+	inTurn(t, func(t *testing.T, engine string) {
+		t.Parallel()
+		test(t, engine)
+	})
+}
+
+// inTurn runs a test on one engine after the other: it measures.
+func inTurn(t *testing.T, test func(t *testing.T, engine string)) {
 	for _, engine := range []string{"fasthttp", "nethttp"} {
 		t.Run(engine, func(t *testing.T) { test(t, engine) })
 	}
 }
 
-// newHerd deploys a good program, and prepares to run it on a free port.
+// newHerd deploys a good program, and prepares to run it on a free port. Under
+// the race detector the program is under it too.
 func newHerd(t *testing.T, engine string) *herd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newHerdOf(t, engine, self)
+}
+
+// newPlainHerd is newHerd for tests with bounds of time or size.
+func newPlainHerd(t *testing.T, engine string) *herd {
+	t.Helper()
+	app, err := plainApp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newHerdOf(t, engine, app)
+}
+
+func newHerdOf(t *testing.T, engine, build string) *herd {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -169,9 +310,11 @@ func newHerd(t *testing.T, engine string) *herd {
 	}
 	addr := l.Addr().String()
 	l.Close()
-	h := &herd{t: t, name: "herd", addr: addr, dir: filepath.Join(t.TempDir(), "run"), program: filepath.Join(t.TempDir(), "app")}
+	h := &herd{t: t, build: build, name: "herd", addr: addr, dir: filepath.Join(t.TempDir(), "run"), program: filepath.Join(t.TempDir(), "app")}
+	broken := filepath.Join(t.TempDir(), "broken")
+	h.brokenSlot = broken + ".slot"
 	h.env = append(os.Environ(),
-		"HERD_ENGINE="+engine, "HERD_LISTEN="+addr, "HERD_NAME="+h.name, "HERD_BROKEN="+filepath.Join(t.TempDir(), "broken"),
+		"HERD_ENGINE="+engine, "HERD_LISTEN="+addr, "HERD_NAME="+h.name, "HERD_BROKEN="+broken,
 		"DROVER_RUNTIME_DIR="+h.dir)
 	h.deploy("good")
 	return h
@@ -180,15 +323,16 @@ func newHerd(t *testing.T, engine string) *herd {
 // deploy moves a program with the given behaviour over the app's path.
 func (h *herd) deploy(do string) {
 	h.t.Helper()
-	self, err := os.Executable()
+	data, err := os.ReadFile(h.build)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	data, err := os.ReadFile(self)
+	// A process that is forked meanwhile would hold the file open for writing for a
+	// moment, and it could not be executed.
+	syscall.ForkLock.RLock()
+	err = os.WriteFile(h.program+".new", append(data, trailer+do...), 0o755)
+	syscall.ForkLock.RUnlock()
 	if err != nil {
-		h.t.Fatal(err)
-	}
-	if err := os.WriteFile(h.program+".new", append(data, trailer+do...), 0o755); err != nil {
 		h.t.Fatal(err)
 	}
 	if err := os.Rename(h.program+".new", h.program); err != nil {
@@ -206,7 +350,8 @@ func (h *herd) start() {
 // launch starts a master.
 func (h *herd) launch() {
 	h.t.Helper()
-	cmd := exec.Command(h.program)
+	command := append(slices.Clone(h.wrap), h.program)
+	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = h.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := cmd.StderrPipe()
@@ -247,6 +392,9 @@ func (h *herd) launch() {
 		}
 		cmd.Process.Kill()
 		<-ended
+		if strings.Contains(h.log(), "DATA RACE") {
+			h.t.Error("a data race in the master or a worker")
+		}
 		if h.t.Failed() {
 			h.t.Logf("the master's log:\n%s", h.log())
 		}
@@ -270,14 +418,20 @@ func (h *herd) launchOnTerminal() {
 	ended := h.ended
 	go func() { cmd.Wait(); close(ended) }()
 	h.t.Cleanup(func() { keys.Close(); cmd.Process.Kill(); <-ended })
-	for deadline := time.Now().Add(time.Minute); ; {
+	h.awaitRunning()
+}
+
+// awaitRunning waits until the app says that it runs, whatever its log says.
+func (h *herd) awaitRunning() {
+	h.t.Helper()
+	for deadline := time.Now().Add(patience); ; {
 		if c, err := admin.Dial(h.dir, h.name); err == nil {
 			if s, err := c.Status(context.Background()); err == nil && s.State == "running" {
 				return
 			}
 		}
 		if time.Now().After(deadline) {
-			h.t.Fatal("no app within a minute")
+			h.t.Fatalf("no app within %s", patience)
 		}
 	}
 }
@@ -310,10 +464,15 @@ func (h *herd) living() []int {
 	return pids
 }
 
-// await waits until the events say so.
+// patience is how long a fact is waited for.
+const patience = 30 * time.Second
+
+// await waits until the events, or whatever ok looks at, say so.
 func (h *herd) await(what string, ok func([]event) bool) []event {
 	h.t.Helper()
-	deadline := time.After(time.Minute)
+	deadline := time.After(patience)
+	look := time.NewTicker(10 * time.Millisecond) // the status may change without an event
+	defer look.Stop()
 	for {
 		h.mu.Lock()
 		events, news := slices.Clone(h.events), h.news
@@ -323,8 +482,9 @@ func (h *herd) await(what string, ok func([]event) bool) []event {
 		}
 		select {
 		case <-news:
+		case <-look.C:
 		case <-deadline:
-			h.t.Fatalf("no %s within a minute", what)
+			h.t.Fatalf("no %s within %s", what, patience)
 		case <-h.ended:
 			if ok(h.happened()) {
 				return h.happened()

@@ -2,4 +2,4 @@
 
 package drover_test
 
-const slowdown = 1
+const raceDetector = false

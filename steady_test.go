@@ -65,17 +65,57 @@ func TestWorkersDescriptorsAreExactlyThese(t *testing.T) {
 	})
 }
 
-// cpu is the user and system time of a process so far.
+// cpu is how long the threads of a process have run so far, in nanoseconds of the
+// scheduler's. The ticks of /proc/PID/stat would be wrong for what wakes by a
+// timer and is short: whoever runs at the tick gets all of it.
 func cpu(t *testing.T, pid int) time.Duration {
 	t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		t.Fatal(err)
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil || len(tasks) == 0 {
+		t.Fatalf("process %d has no threads: %v", pid, err)
 	}
-	field := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	user, _ := strconv.Atoi(field[11])
-	system, _ := strconv.Atoi(field[12])
-	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100 (proc(5))
+	var total time.Duration
+	for _, task := range tasks {
+		stat, err := os.ReadFile(task)
+		if err != nil {
+			continue // the thread has just ended
+		}
+		ran, _, _ := strings.Cut(string(stat), " ") // the first field (Documentation/scheduler/sched-stats.rst)
+		ns, err := strconv.ParseInt(ran, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += time.Duration(ns)
+	}
+	return total
+}
+
+// leastCPU is how long processes run in a span of time in which nothing is asked
+// of them. What else runs on the machine makes each wake-up dearer, and what was
+// asked before may have left work, never less: the best of three spans counts, or
+// the first in which none took more than enough.
+func leastCPU(t *testing.T, span, enough time.Duration, pids ...int) map[int]time.Duration {
+	t.Helper()
+	least := map[int]time.Duration{}
+	for range 3 {
+		before := map[int]time.Duration{}
+		for _, pid := range pids {
+			before[pid] = cpu(t, pid)
+		}
+		wait(time.Now().Add(span))
+		worst := time.Duration(0)
+		for _, pid := range pids {
+			used := cpu(t, pid) - before[pid]
+			if was, known := least[pid]; !known || used < was {
+				least[pid] = used
+			}
+			worst = max(worst, least[pid])
+		}
+		if worst <= enough {
+			break
+		}
+	}
+	return least
 }
 
 func rss(t *testing.T, pid int) int {
@@ -88,23 +128,58 @@ func rss(t *testing.T, pid int) int {
 	return pages * os.Getpagesize()
 }
 
-func TestIdleCostsNothing(t *testing.T) {
-	h := newHerd(t, "fasthttp")
-	h.start()
-	pids := append(h.living(), h.master.Process.Pid)
-	before := map[int]time.Duration{}
-	for _, pid := range pids {
-		before[pid] = cpu(t, pid)
+// wakes is how often the threads of a process have been run so far.
+func wakes(t *testing.T, pid int) (n int) {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	if err != nil || len(tasks) == 0 {
+		t.Fatalf("process %d has no threads: %v", pid, err)
 	}
-	const span = 10 * time.Second
-	wait(time.Now().Add(span))
-	for _, pid := range pids {
-		// 0.5 % of 10 s is 50 ms, five of the kernel's ticks.
-		if used := cpu(t, pid) - before[pid]; used > span/200*slowdown {
-			t.Errorf("process %d used %v in %v idle", pid, used, span)
+	for _, task := range tasks {
+		status, err := os.ReadFile(task)
+		if err != nil {
+			continue // the thread has just ended
+		}
+		for line := range strings.Lines(string(status)) { // voluntary_ctxt_switches and nonvoluntary_ctxt_switches (proc(5))
+			if name, value, _ := strings.Cut(line, ":"); strings.HasSuffix(name, "voluntary_ctxt_switches") {
+				switches, err := strconv.Atoi(strings.TrimSpace(value))
+				if err != nil {
+					t.Fatal(err)
+				}
+				n += switches
+			}
 		}
 	}
-	if size := rss(t, h.master.Process.Pid); size > 25<<20*slowdown {
+	return n
+}
+
+// An idle process takes under 0.5 % of a CPU: 0.3 % where the machine is quiet. What
+// a virtual machine's neighbours do can make each wake-up three times as dear; then
+// it is the number of wake-ups that tells, and ten times the time measured that is
+// too much in any case.
+func TestIdleCostsNothing(t *testing.T) {
+	h := newPlainHerd(t, "fasthttp")
+	h.start()
+	pids := append(h.living(), h.master.Process.Pid)
+	const (
+		span   = 10 * time.Second
+		usual  = 120 // wake-ups a second: of a worker with schedtrace; the master has 70 to 95
+		unfair = span * 3 / 100
+	)
+	begun, before := time.Now(), map[int]int{}
+	for _, pid := range pids {
+		before[pid] = wakes(t, pid)
+	}
+	least := leastCPU(t, span, span/200, pids...)
+	seconds := time.Since(begun).Seconds()
+	for pid, used := range least {
+		woken := float64(wakes(t, pid)-before[pid]) / seconds
+		t.Logf("process %d used %v in %v idle, and was woken %.0f times a second", pid, used, span, woken)
+		if used > unfair || used > span/200 && woken > 2*usual {
+			t.Errorf("process %d used %v in %v idle, and was woken %.0f times a second", pid, used, span, woken)
+		}
+	}
+	if size := rss(t, h.master.Process.Pid); size > 25<<20 {
 		t.Errorf("the master takes %d MiB", size>>20)
 	} else {
 		t.Logf("the master takes %.1f MiB", float64(size)/(1<<20))
@@ -115,13 +190,10 @@ func TestIdleCostsNothing(t *testing.T) {
 // TestMillionRequestsLeaveNothingBehind drives the herd with pipelined requests
 // on a few connections, which is fast enough for a test.
 func TestMillionRequestsLeaveNothingBehind(t *testing.T) {
-	both(t, func(t *testing.T, engine string) {
-		h := newHerd(t, engine)
+	inTurn(t, func(t *testing.T, engine string) {
+		h := newPlainHerd(t, engine)
 		h.start()
-		total := 1_000_000
-		if slowdown > 1 {
-			total = 100_000 // the race detector makes each ten times as slow
-		}
+		const total = 1_000_000
 		answered := 0
 		drive := func(n int) {
 			t.Helper()
@@ -153,10 +225,7 @@ func TestMillionRequestsLeaveNothingBehind(t *testing.T) {
 			fds, rss, threads int
 		}
 		measure := func(pid int) size {
-			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-			_, rest, _ := strings.Cut(string(status), "Threads:")
-			threads, _ := strconv.Atoi(strings.Fields(rest)[0])
-			return size{len(descriptors(t, pid)), rss(t, pid), threads}
+			return size{len(descriptors(t, pid)), rss(t, pid), threads(t, pid)}
 		}
 		before := map[int]size{}
 		for _, w := range h.ready() {
@@ -261,7 +330,7 @@ func TestCountersEqualTheClients(t *testing.T) {
 // After a good start the database goes away: all slots die at their start until
 // it is back. Connections wait meanwhile, and are answered.
 func TestBrokenHerdIsRepaired(t *testing.T) {
-	h := newHerd(t, "fasthttp")
+	h := newPlainHerd(t, "fasthttp")
 	h.start()
 	var broken string
 	for _, kv := range h.env {
@@ -339,7 +408,7 @@ func TestCtrlC(t *testing.T) {
 		t.Skip("script(1) of util-linux is not installed")
 	}
 	h := newHerd(t, "fasthttp")
-	h.wrap = []string{"script", "-qec", h.program + " 2>" + h.program + ".log", "/dev/null"}
+	h.wrap = []string{"script", "-qec", "exec " + h.program + " 2>" + h.program + ".log", "/dev/null"}
 	h.launchOnTerminal()
 	r := load.Start(load.Load{Addr: h.addr})
 	if err := r.AwaitOK(300); err != nil {
@@ -353,4 +422,19 @@ func TestCtrlC(t *testing.T) {
 	if c[load.Reset]+c[load.Stale]+c[load.Cut]+c[load.Wrong]+c[load.TimedOut] != 0 {
 		t.Errorf("%s\n%s", c, r.Losses())
 	}
+}
+
+// threads is how many threads a process has.
+func threads(t *testing.T, pid int) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "Threads:")
+	n, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

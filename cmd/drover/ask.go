@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"drover/config"
 	"drover/internal/sys"
 	"drover/master/admin"
 
@@ -99,6 +100,19 @@ func statusCommand() *cobra.Command {
 func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 	fmt.Fprintf(out, "%s: %s, pid %d, generation %d, listening on %s, %d requests since its start\n",
 		s.Name, s.State, s.PID, s.Generation, addresses(s), s.Totals.Requests)
+	for _, l := range s.Listen {
+		if l.Steering == config.Spread && l.Why == "" {
+			continue // as anyone expects
+		}
+		fmt.Fprintf(out, "%s: %s", l.Address, l.Steering)
+		if l.Slots != nil {
+			fmt.Fprintf(out, " over slots %v", l.Slots)
+		}
+		if l.Why != "" {
+			fmt.Fprintf(out, " (%s)", l.Why)
+		}
+		fmt.Fprintln(out)
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "SLOT\tID\tPID\tGEN\tSTATE\tRESTARTS\tUPTIME\tREQUESTS\tCONNS\tIN FLIGHT\tRSS\tCPU")
 	for _, l := range s.Workers {
@@ -112,17 +126,44 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	for _, slot := range s.Slots {
-		if slot.NextStart != nil {
-			fmt.Fprintf(out, "slot %d: waits until %s for its restart (in %s)\n", slot.Slot,
-				slot.NextStart.Local().Format("15:04:05.000"), slot.NextStart.Sub(now).Round(time.Millisecond))
-		}
-	}
+	tellWaits(out, s, now)
+	fmt.Fprintf(out, "drover itself: %.1f MiB, %.1f %% of a CPU, %d goroutines\n", float64(s.Master.RSSBytes)/(1<<20), s.Master.CPUPercent, s.Master.Goroutines)
 	if n := len(s.Exits); n > 0 {
 		e := s.Exits[n-1]
 		fmt.Fprintf(out, "last exit: slot %d, pid %d, %s, %s ago\n", e.Slot, e.PID, e.Reason, now.Sub(e.At).Round(time.Second))
 	}
 	return nil
+}
+
+// tellWaits says what is waited for, and until when.
+func tellWaits(out io.Writer, s admin.Status, now time.Time) {
+	until := func(at time.Time) string {
+		return fmt.Sprintf("%s (in %s)", at.Local().Format("15:04:05.000"), at.Sub(now).Round(time.Millisecond))
+	}
+	for _, slot := range s.Slots {
+		if slot.NextStart != nil {
+			fmt.Fprintf(out, "slot %d: restart at %s, after %d early deaths within a minute\n", slot.Slot, until(*slot.NextStart), slot.EarlyDeaths)
+		}
+		if len(slot.FosteredBy) > 0 {
+			fmt.Fprintf(out, "slot %d: the workers of slots %v accept for it\n", slot.Slot, slot.FosteredBy)
+		}
+	}
+	for _, w := range s.Workers {
+		if w.Late {
+			fmt.Fprintf(out, "slot %d: worker %d misses its heartbeat\n", w.Slot, w.ID)
+		}
+		if w.Until == nil {
+			continue
+		}
+		switch w.State {
+		case "draining":
+			fmt.Fprintf(out, "slot %d: worker %d has until %s to finish what it has\n", w.Slot, w.ID, until(*w.Until))
+		case "killed":
+			fmt.Fprintf(out, "slot %d: worker %d is killed again at %s\n", w.Slot, w.ID, until(*w.Until))
+		default:
+			fmt.Fprintf(out, "slot %d: worker %d has until %s to be ready\n", w.Slot, w.ID, until(*w.Until))
+		}
+	}
 }
 
 func reloadCommand() *cobra.Command {
@@ -151,6 +192,21 @@ func restartCommand() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: slot %d has a new worker\n", c.Name, slot)
+			return nil
+		})
+}
+
+func scaleCommand() *cobra.Command {
+	return asking("scale N", "Change the number of workers, losing no request", takes(1, 1, "a number of workers"),
+		func(cmd *cobra.Command, c *admin.Client, args []string) error {
+			workers, err := strconv.Atoi(args[0])
+			if err != nil || workers < 1 {
+				return usage(fmt.Errorf("scale %q: want a number of workers, at least 1", args[0]))
+			}
+			if err := c.Scale(cmd.Context(), workers); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d workers serve\n", c.Name, workers)
 			return nil
 		})
 }

@@ -2,19 +2,26 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"syscall"
+	"strings"
 	"time"
 
 	"drover"
+	"drover/config"
+	"drover/config/npm"
 	"drover/master"
 	"drover/master/admin"
 	"drover/master/launch"
-	"drover/worker"
+	"drover/master/listen"
 	"drover/worker/serve"
 
 	"github.com/spf13/cobra"
@@ -22,18 +29,22 @@ import (
 
 // appFlags are the flags of the commands that run an app.
 type appFlags struct {
-	config  drover.Config
-	listen  []string
-	workers string
+	config   drover.Config
+	listen   []string
+	steering string
+	workers  string
 }
 
 func (f *appFlags) add(cmd *cobra.Command, defaultListen []string) {
 	flags := cmd.Flags()
-	flags.StringArrayVar(&f.listen, "listen", defaultListen, "address to serve, host:port; may be given several times")
+	flags.StringArrayVar(&f.listen, "listen", defaultListen, "address to serve, host:port or unix:/PATH; may be given several times")
+	flags.StringVar(&f.steering, "steering", config.Spread, "which worker a connection goes to: spread, sticky (by its source address), cpu, or shared (whoever is first)")
 	flags.StringVar(&f.workers, "workers", "auto", "how many workers, or auto for one per CPU")
 	flags.StringVar(&f.config.Name, "name", "", "name of the app for the other commands (default: the base name of what is run)")
+	flags.StringVar(&f.config.User, "user", "", "who the workers run as, where drover runs as root")
 	flags.IntVar(&f.config.Procs, "procs", 1, "GOMAXPROCS inside each worker")
 	flags.DurationVar(&f.config.ReadyTimeout, "ready-timeout", 30*time.Second, "how long a worker may take to be ready")
+	flags.DurationVar(&f.config.HangTimeout, "hang-timeout", 10*time.Second, "how long a worker may miss its heartbeat before it is replaced")
 	flags.DurationVar(&f.config.Drain, "drain", 30*time.Second, "how long a leaving worker may take to finish its requests")
 	flags.DurationVar(&f.config.StopDelay, "stop-delay", 0, "how long a stop serves on, with /healthz saying 503, before the listeners close")
 	flags.StringVar(&f.config.LogFormat, "log-format", "text", "text or json")
@@ -49,8 +60,15 @@ func (f *appFlags) resolve() (drover.Config, error) {
 		}
 		c.Workers = n
 	}
+	if err := config.CheckSteering(f.steering); err != nil {
+		return c, usage(err)
+	}
 	for _, address := range f.listen {
-		c.Listen = append(c.Listen, drover.Listen{Address: address})
+		l := drover.Listen{Address: address}
+		if _, unix := l.Unix(); !unix { // which is shared, whatever the others are
+			l.Steering = f.steering
+		}
+		c.Listen = append(c.Listen, l)
 	}
 	return c, nil
 }
@@ -68,77 +86,242 @@ page, /plaintext, /json and /healthz.`,
 			if err != nil {
 				return err
 			}
-			dir, name := "", "drover"
+			if !cmd.Flags().Changed("listen") && listen.HasActivated() {
+				c.Listen = nil // what the service manager gives is meant
+			}
+			file := config.File{Config: c, Serve: &config.Serve{}}
 			if len(args) == 1 {
-				if dir, err = filepath.Abs(args[0]); err != nil {
+				if file.Serve.Root, err = filepath.Abs(args[0]); err != nil {
 					return err
 				}
-				name = filepath.Base(dir)
 			}
-			if worker.Started() {
-				return drover.Run(cmd.Context(), c, func(w *drover.Worker) error { return serveIn(w, dir) })
+			if file.Dir, err = os.Getwd(); err != nil {
+				return fmt.Errorf("find the working directory: %w", err)
 			}
-			if _, err := serve.Handler(serve.Config{Root: dir}); err != nil {
-				return usage(err) // told once, here, and not by each worker
-			}
-			path, wd, err := launch.Self()
-			if err != nil {
-				return err
-			}
-			return supervise(c, name, path, os.Args, wd)
+			return supervise(func() (*config.File, error) { return &file, nil })
 		},
 	}
 	f.add(cmd, []string{":3000"})
 	return cmd
 }
 
-// serveIn is what each worker of `drover serve` does.
-func serveIn(w *drover.Worker, dir string) error {
-	h, err := serve.Handler(serve.Config{Root: dir, Stopping: w.Stopping()})
-	if err != nil {
-		return err
-	}
-	return w.Serve(drover.FastHTTP(h))
-}
-
 func runCommand() *cobra.Command {
 	var f appFlags
+	var nodeArgs string
+	var rr bool
 	cmd := &cobra.Command{
 		Use:   "run [flags] PROGRAM [ARG...]",
-		Short: "Run a program that is built on drover, once per CPU",
-		Args:  takes(1, -1, "a program and its arguments"),
+		Short: "Run a program, once per CPU",
+		Long: `Run a program on every core. It is built on drover, or a Node.js server as it
+is (app.js), or takes its listening sockets by LISTEN_FDS, as systemd passes them.`,
+		Args: takes(1, -1, "a program and its arguments"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := f.resolve()
 			if err != nil {
 				return err
 			}
-			wd, err := os.Getwd()
-			if err != nil {
-				return fmt.Errorf("find the working directory: %w", err)
+			c.Node.Args = strings.Fields(nodeArgs)
+			if rr {
+				c.Node.Scheduling = config.SchedulingRR
 			}
-			path, err := launch.Resolve(args[0], wd)
-			if err != nil {
+			if len(c.Listen) == 0 && f.steering != config.Spread { // the addresses are the program's
+				c.Node.Steering = f.steering
+			}
+			if err := c.Node.Check(); err != nil {
 				return usage(err)
 			}
-			return supervise(c, filepath.Base(path), path, args, wd)
+			file := config.File{Config: c, Run: args}
+			if file.Dir, err = os.Getwd(); err != nil {
+				return fmt.Errorf("find the working directory: %w", err)
+			}
+			return supervise(func() (*config.File, error) { return &file, nil })
 		},
 	}
 	f.add(cmd, nil)
+	cmd.Flags().StringVar(&f.config.Kind, "kind", config.KindAuto, "what PROGRAM is: drover, node, foreign (it takes sockets by LISTEN_FDS), or auto")
+	cmd.Flags().StringVar(&f.config.Ready, "ready", config.ReadyAuto, "when a foreign program is ready: notify (it says READY=1), or auto (so, or once it has lived for a second)")
+	cmd.Flags().BoolVar(&f.config.Nonblocking, "nonblocking", false, "leave the sockets of a foreign program non-blocking, for one with an event loop")
+	cmd.Flags().StringVar(&f.config.StopSignal, "stop-signal", "TERM", "what a foreign program is told to leave by: TERM, INT, QUIT, HUP, USR1 or USR2")
+	cmd.Flags().StringVar(&nodeArgs, "node-args", "", "flags for node itself, with blanks between them, such as --max-old-space-size=512")
+	cmd.Flags().BoolVar(&rr, "round-robin", false, "of a Node program: drover accepts, and deals the connections out in turn")
+	cmd.Flags().BoolVar(&f.config.Node.WaitReady, "wait-ready", false, "a Node program is ready when it calls process.send('ready'), instead of when it listens")
+	cmd.Flags().StringVar(&f.config.Node.StopBy, "stop-by", config.StopDisconnect, "what a Node program is told to leave by: disconnect, INT, TERM, or shutdown (the message)")
+	cmd.Flags().BoolVar(&f.config.Node.DrainHeader, "drain-header", false, "have a Node program that is about to leave answer with Connection: close, by a module loaded before it")
 	cmd.Flags().SetInterspersed(false) // what follows PROGRAM is the program's
 	return cmd
 }
 
-// supervise is a master until the app is stopped.
-func supervise(c drover.Config, name, path string, argv []string, dir string) error {
+func checkCommand() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "check -c FILE",
+		Short: "Check a configuration file, and start nothing",
+		Args:  takes(0, 0, "no argument"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			file, err := config.Load(path)
+			if err == nil {
+				var program *launch.Program
+				if _, program, err = load(file); err == nil {
+					program.Close()
+				}
+			}
+			if err != nil {
+				return usage(err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: good\n", path)
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&path, "config", "c", "drover.yaml", "the file")
+	return cmd
+}
+
+// supervise is a master until the app is stopped. read gives what is asked for,
+// at the start and anew for each reload.
+func supervise(read func() (*config.File, error)) error {
+	file, err := read()
+	if err != nil {
+		return usage(err)
+	}
+	_, program, err := load(file)
+	if err != nil {
+		return usage(err) // told once, here, and not by each worker
+	}
+	if file, err = seeThrough(file, os.Stderr); err != nil {
+		return usage(err)
+	}
+	program.Close()
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	signal.Notify(signals, master.Signals()...)
 	return master.Supervise(context.Background(), master.Options{
-		Config:      c,
-		DefaultName: name,
-		Program:     func() (*launch.Program, error) { return launch.Pin(path, argv, os.Environ(), dir) },
+		Load: func() (drover.Config, *launch.Program, error) {
+			file, err := read()
+			if err != nil {
+				return drover.Config{}, nil, err
+			}
+			return load(file)
+		},
+		DefaultName: defaultName(file),
 		Stdout:      os.Stdout,
 		Stderr:      os.Stderr,
 		Signals:     signals,
 		RuntimeDir:  admin.RuntimeDir(),
+	})
+}
+
+func defaultName(f *config.File) string {
+	switch {
+	case f.Run != nil && launch.ForNode(f.Run[0], f.Dir):
+		script, _ := launch.NodeScript(f.Run)
+		base := filepath.Base(script)
+		return strings.TrimSuffix(base, filepath.Ext(base))
+	case f.Run != nil:
+		return filepath.Base(f.Run[0])
+	case f.Serve.Root != "":
+		return filepath.Base(f.Serve.Root)
+	}
+	return "drover"
+}
+
+// servingEnv is how a worker of the built-in server knows what it serves.
+const servingEnv = "DROVER_SERVE"
+
+// serving is what servingEnv holds, as JSON.
+type serving struct {
+	Root string      `json:"root"`
+	HTTP drover.HTTP `json:"http"`
+}
+
+// load pins what a file runs. The built-in server is this program itself, which
+// is told what to serve by its environment: what the file says later is for
+// later generations.
+func load(f *config.File) (drover.Config, *launch.Program, error) {
+	f, err := seeThrough(f, io.Discard)
+	if err != nil {
+		return drover.Config{}, nil, err
+	}
+	c := f.Config
+	if _, err := launch.AttributesOf(c); err != nil {
+		return c, nil, err
+	}
+	if f.Serve == nil {
+		node := c.Kind == config.KindNode || (c.Kind == "" || c.Kind == config.KindAuto) && launch.ForNode(f.Run[0], f.Dir)
+		if err := c.CheckForNode(node); err != nil {
+			return c, nil, err
+		}
+		if node {
+			p, err := launch.PinNode(c.Node, f.Run, os.Environ(), f.Dir)
+			return c, p, err
+		}
+		path, err := launch.Resolve(f.Run[0], f.Dir)
+		if err != nil {
+			return c, nil, err
+		}
+		p, err := launch.Pin(path, f.Run, os.Environ(), f.Dir)
+		if err == nil {
+			p.Foreign = c.Kind == config.KindForeign || c.Kind != config.KindDrover && !p.OnDrover()
+		}
+		return c, p, err
+	}
+	if _, err := serve.Server(serve.Config{Root: f.Serve.Root}); err != nil {
+		return c, nil, err
+	}
+	path, _, err := launch.Self()
+	if err != nil {
+		return c, nil, err
+	}
+	text, err := json.Marshal(serving{f.Serve.Root, c.HTTP})
+	if err != nil {
+		return c, nil, err
+	}
+	p, err := launch.Pin(path, os.Args, append(os.Environ(), servingEnv+"="+string(text)), f.Dir)
+	return c, p, err
+}
+
+// seeThrough gives a file that runs what a package manager's command comes to, and
+// tells of it; any other as it is. A package manager is a Node program too: as a
+// worker it would take the channel that is the app's.
+func seeThrough(f *config.File, tell io.Writer) (*config.File, error) {
+	if !npm.Is(f.Run) || f.Kind != "" && f.Kind != config.KindAuto && f.Kind != config.KindNode {
+		return f, nil
+	}
+	p, err := npm.Resolve(os.DirFS("/"), f.Dir, f.Run)
+	if err != nil {
+		return nil, err
+	}
+	if f.LogFormat != "json" { // where all lines are to be of one kind
+		fmt.Fprintf(tell, "%s comes to: %s\n", strings.Join(f.Run, " "), p.Command())
+		for _, note := range p.Notes {
+			fmt.Fprintln(tell, note)
+		}
+	}
+	through := *f
+	through.Kind, through.Run = config.KindNode, p.Run
+	through.Node.Args = slices.Concat(p.Args, f.Node.Args)
+	through.Env = map[string]string{}
+	maps.Copy(through.Env, f.Env)
+	maps.Copy(through.Env, p.Env)
+	return &through, nil
+}
+
+// serveAsWorker is the whole life of a worker of the built-in server.
+func serveAsWorker() error {
+	text, ok := os.LookupEnv(servingEnv)
+	if !ok {
+		return errors.New("this program serves only what its own master tells it to: run another program, or use drover serve")
+	}
+	if err := os.Unsetenv(servingEnv); err != nil {
+		return err
+	}
+	var s serving
+	if err := json.Unmarshal([]byte(text), &s); err != nil {
+		return fmt.Errorf("%s: %w", servingEnv, err)
+	}
+	return drover.Run(context.Background(), drover.Config{HTTP: s.HTTP}, func(w *drover.Worker) error {
+		server, err := serve.Server(serve.Config{Root: s.Root, Stopping: w.Stopping()})
+		if err != nil {
+			return err
+		}
+		return w.Serve(drover.FastHTTPServer(server))
 	})
 }

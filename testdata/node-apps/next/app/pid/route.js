@@ -1,0 +1,4 @@
+export const dynamic = 'force-dynamic';
+export function GET() {
+  return new Response(String(process.pid));
+}
