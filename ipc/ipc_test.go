@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -92,9 +93,13 @@ func TestBadPacketsAreProtocolErrorsAndTheChannelWorksOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			r, _, _ := os.Pipe()
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
 			defer r.Close()
-			before := openDescriptors(t)
+			defer w.Close()
+			before := descriptorsOf(t, r)
 			if err := sys.SendPacket(a, []byte(packet), []int{int(r.Fd())}[:min(1, len(packet))]); err != nil {
 				t.Fatal(err)
 			}
@@ -102,8 +107,8 @@ func TestBadPacketsAreProtocolErrorsAndTheChannelWorksOn(t *testing.T) {
 			if !errors.As(err, new(ProtocolError)) {
 				t.Fatalf("Receive: %v, want a ProtocolError", err)
 			}
-			if after := openDescriptors(t); after != before {
-				t.Errorf("%d descriptors are open, %d before the bad packet brought one", after, before)
+			if after := descriptorsOf(t, r); after != before {
+				t.Errorf("%d descriptors of the pipe are open, %d before the bad packet brought one", after, before)
 			}
 			if err := sys.SendPacket(a, []byte(`{"kind":"ready"}`), nil); err != nil {
 				t.Fatal(err)
@@ -115,13 +120,25 @@ func TestBadPacketsAreProtocolErrorsAndTheChannelWorksOn(t *testing.T) {
 	}
 }
 
-func openDescriptors(t *testing.T) int {
+// descriptorsOf counts this process' descriptors of what f is one of. Others
+// come and go meanwhile: the garbage collector closes forgotten files.
+func descriptorsOf(t *testing.T, f *os.File) int {
 	t.Helper()
-	entries, err := os.ReadDir("/proc/self/fd")
+	wanted, err := f.Stat()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(entries)
+	links, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, link := range links {
+		if found, err := os.Stat(link); err == nil && os.SameFile(wanted, found) {
+			n++
+		}
+	}
+	return n
 }
 
 func TestEndIsEOFAfterWhatWasQueued(t *testing.T) {
