@@ -10,31 +10,33 @@ import (
 // floors is the import table of ARCHITECTURE.md: a package imports only what is
 // on a lower floor.
 var floors = map[string]int{
-	"drover/cmd/drover":       6,
-	"drover/examples/cluster": 6,
-	"drover":                  5,
-	"drover/master":           4,
-	"drover/worker/serve":     4,
-	"drover/master/fleet":     3,
-	"drover/master/launch":    3,
-	"drover/master/listen":    3,
-	"drover/master/output":    3,
-	"drover/master/admin":     3,
-	"drover/master/notify":    3,
-	"drover/master/usage":     3,
-	"drover/master/node":      3,
-	"drover/master/bus":       3,
-	"drover/worker":           3,
-	"drover/worker/engine":    3,
-	"drover/worker/fastnet":   2,
-	"drover/config":           2,
-	"drover/config/npm":       1,
-	"drover/config/pm2":       3,
-	"drover/ipc":              2,
-	"drover/ipc/scoreboard":   2,
-	"drover/ipc/node":         2,
-	"drover/internal/sys":     1,
-	"drover/internal/load":    0, // for tests only: nobody imports it
+	"drover/cmd/drover":              6,
+	"drover/examples/cluster":        6,
+	"drover/examples/streams":        6,
+	"drover":                         5,
+	"drover/master":                  4,
+	"drover/worker/serve":            4,
+	"drover/master/fleet":            3,
+	"drover/master/launch":           3,
+	"drover/master/listen":           3,
+	"drover/master/output":           3,
+	"drover/master/admin":            3,
+	"drover/master/notify":           3,
+	"drover/master/usage":            3,
+	"drover/master/node":             3,
+	"drover/master/bus":              3,
+	"drover/worker":                  3,
+	"drover/worker/engine":           3,
+	"drover/worker/fastnet":          2,
+	"drover/config":                  2,
+	"drover/config/npm":              1,
+	"drover/config/pm2":              3,
+	"drover/ipc":                     2,
+	"drover/ipc/scoreboard":          2,
+	"drover/ipc/node":                2,
+	"drover/internal/sys":            1,
+	"drover/internal/load":           0, // for tests only: nobody imports it
+	"drover/examples/internal/start": 0, // likewise
 }
 
 // only says which packages alone may import something.
@@ -45,7 +47,7 @@ var only = map[string][]string{
 	"github.com/shirou/gopsutil/v3/process":   {"drover/master/usage"},
 	"github.com/coreos/go-systemd/v22/daemon": {"drover/master/notify"},
 	"github.com/spf13/cobra":                  {"drover/cmd/drover"},
-	"github.com/valyala/fasthttp":             {"drover", "drover/cmd/drover", "drover/worker/engine", "drover/worker/serve"},
+	"github.com/valyala/fasthttp":             {"drover", "drover/cmd/drover", "drover/worker/engine", "drover/worker/serve", "drover/examples/streams"},
 }
 
 // pure is what a package that only decides may not import.

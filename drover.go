@@ -76,6 +76,11 @@ func FastHTTPServer(s *fasthttp.Server) Engine { return engine.FastHTTPServer(s)
 // NetHTTP is an engine that answers with a net/http handler.
 func NetHTTP(h http.Handler) Engine { return engine.NetHTTP(h) }
 
+// Gone is closed when the client of a fasthttp request has left, at most a second
+// later: what the Done of a net/http request's context is. The handler calls it; the
+// channel may be used after it has returned, as by a body's stream.
+func Gone(ctx *fasthttp.RequestCtx) <-chan struct{} { return engine.Gone(ctx) }
+
 // Main is Run with the process around it: TERM and INT stop the app gracefully,
 // a second one at once, HUP reloads it, TTIN and TTOU make one worker more or
 // fewer. It prints an error as one line and ends

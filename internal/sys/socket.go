@@ -213,3 +213,16 @@ func Acknowledged(fd int) (uint64, error) {
 	}
 	return info.Bytes_acked, nil
 }
+
+// PeerLeft reports whether a stream socket's peer has ended its sending, or the
+// connection is broken, whatever is still to be read (poll(2), POLLRDHUP). It does
+// not wait.
+func PeerLeft(fd int) bool {
+	look := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	for {
+		n, err := unix.Poll(look, 0)
+		if err != unix.EINTR {
+			return n > 0
+		}
+	}
+}

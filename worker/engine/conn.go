@@ -41,6 +41,12 @@ type conn struct {
 	mu      sync.Mutex  // holds expired and the read's deadline together
 	expired atomic.Bool // the sweeper or a drain has ended the read
 
+	// Under mu: gone is closed when the client has left, and made by the first who
+	// watches; over says that it has.
+	gone    chan struct{}
+	over    bool
+	watched atomic.Bool // somebody watches, and gone is not closed yet
+
 	// The reading goroutine's: how much of CR LF CR LF the bytes so far end with.
 	matched int
 
@@ -87,11 +93,18 @@ func (c *conn) Read(p []byte) (int, error) {
 		}
 		c.enter(idle, c.t.limits.IdleTimeout)
 	}
+	streams := !c.t.byHand && c.is(handling) // the handler reads the body itself
+	if streams {
+		c.enter(handling, c.t.limits.BodyTimeout)
+	}
 	n, err := c.Conn.Read(p)
 	if err != nil && c.expired.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 		n, err = c.lastChance(p, err)
 	}
-	if n > 0 && !c.t.byHand {
+	switch {
+	case streams:
+		c.enter(handling, 0)
+	case n > 0 && !c.t.byHand:
 		c.progress(p[:n])
 	}
 	return n, err
@@ -216,6 +229,7 @@ func (c *conn) Close() error {
 	c.closeOnce.Do(func() {
 		c.t.remove(c)
 		err = c.Conn.Close()
+		c.left()
 	})
 	return err
 }
@@ -254,6 +268,9 @@ func (c *conn) handle() {
 func (c *conn) sweep(now int64) {
 	if p, by := c.phase(); by != 0 && by <= now {
 		c.expireRead(p)
+	}
+	if c.watched.Load() && c.hasLeft() {
+		c.left()
 	}
 	by := c.writeBy.Load()
 	if by == 0 {

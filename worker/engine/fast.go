@@ -86,11 +86,12 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 		}
 		return
 	}
+	reading := leftover(ctx)
 	if f.isDraining() {
 		ctx.SetConnectionClose()
 	}
 	f.board.End(token, ctx.Response.StatusCode(), requestBytes(ctx), responseBytes(ctx))
-	if c != nil {
+	if c != nil && !reading {
 		c.enter(answered, 0)
 	}
 }

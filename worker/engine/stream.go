@@ -1,0 +1,93 @@
+package engine
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+
+	"drover/internal/sys"
+
+	"github.com/valyala/fasthttp"
+)
+
+// leftoverBytes bounds what is read of a streamed body that the handler has left,
+// in bytes, so that its connection can be kept: as net/http has it
+// (net/http/server.go, maxPostHandlerReadBytes).
+const leftoverBytes = 256 << 10
+
+// leftover takes what the handler has left of a body that it was given as a stream
+// (StreamRequestBody): fasthttp would take it for the next request of the
+// connection (RFC 9112, section 9.3: a server reads the entire body or closes the
+// connection). It reports whether the answer may still read the body, while it is
+// sent; then the connection closes behind it, unless the body is at its end.
+func leftover(ctx *fasthttp.RequestCtx) bool {
+	body := ctx.RequestBodyStream()
+	if body == nil {
+		return false
+	}
+	if !ctx.Response.IsBodyStream() {
+		if _, err := io.CopyN(io.Discard, body, leftoverBytes+1); err != io.EOF {
+			ctx.SetConnectionClose()
+		}
+		return false
+	}
+	if ctx.Request.Header.ContentLength() >= 0 { // the end of a chunked one may be still to come
+		if _, err := body.Read(nil); err == io.EOF {
+			return false
+		}
+	}
+	ctx.SetConnectionClose()
+	return true
+}
+
+// ours is the connection that the tracker knows, below TLS where there is TLS, or
+// nil.
+func ours(nc net.Conn) *conn {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	c, _ := nc.(*conn)
+	return c
+}
+
+// Gone is closed when the client of a request has left, or has ended its sending,
+// as the context of a net/http request is cancelled: at most a second later. It is
+// called by the handler, and the channel may be used after it, as in a body's
+// stream. Of a request that did not come over a connection of drover's it is nil,
+// which is never closed.
+func Gone(ctx *fasthttp.RequestCtx) <-chan struct{} {
+	c := ours(ctx.Conn())
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone == nil {
+		c.gone = make(chan struct{})
+		if c.over {
+			close(c.gone)
+		}
+		c.watched.Store(!c.over)
+	}
+	return c.gone
+}
+
+// left closes gone, where somebody watches. It is called when the client has left,
+// or the connection is closed.
+func (c *conn) left() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over = true
+	if c.watched.CompareAndSwap(true, false) {
+		close(c.gone)
+	}
+}
+
+// hasLeft reports whether the client has closed its side, or the connection is
+// broken.
+func (c *conn) hasLeft() (gone bool) {
+	if raw := c.raw(); raw != nil {
+		_ = raw.Control(func(fd uintptr) { gone = sys.PeerLeft(int(fd)) })
+	}
+	return gone
+}
