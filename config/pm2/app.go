@@ -363,7 +363,7 @@ func (c *conversion) restarts(name string) {
 	}
 	for _, key := range []string{"exp_backoff_restart_delay", "restart_delay"} {
 		if v := c.take(key); v != nil && text(v) != "0" {
-			c.note(key, "%s: drover restarts at once what had served for min_uptime, and else after 0, 25 ms, and so on, doubling up to 5 s", told(v))
+			c.note(key, "%s: drover restarts at once what had served for min_uptime, and else after 0, 25 ms, and so on, four times as long each time, up to 5 s", told(v))
 		}
 	}
 	if v := c.take("max_restarts"); v != nil {

@@ -91,7 +91,7 @@ logs:
 			"cron_restart": "0 3 * * *", "watch": ["src"], "ignore_watch": ["node_modules"], "out_file": "./out.log", "error_file": "/dev/null", "log_date_format": "HH:mm",
 			"increment_var": "PORT", "instance_var": "N", "vizion": false, "namespace": "default", "merge_logs": false, "post_update": ["npm i"], "colour": "red", "env_x": null}`, nil,
 			head("app") + one + "run: [app.js]\nkind: node\nnode:\n" + stopBy, []string{
-				"exp_backoff_restart_delay: 100: drover restarts at once what had served for min_uptime, and else after 0, 25 ms, and so on, doubling up to 5 s",
+				"exp_backoff_restart_delay: 100: drover restarts at once what had served for min_uptime, and else after 0, 25 ms, and so on, four times as long each time, up to 5 s",
 				"max_restarts: 10: drover gives up (exit code 3) only where no worker was ever ready; after that it never does, and waits longer instead",
 				"stop_exit_codes: drover restarts whatever the exit code: drover stop --name app stops it",
 				"cron_restart: a line for crontab(5) does it, without losing a request: 0 3 * * * drover reload --name app; or limits: {max_age: 24h}, worker after worker",

@@ -69,7 +69,8 @@ func (p Policy) WithDefaults() Policy {
 }
 
 const (
-	backoffFirst = 25 * time.Millisecond // answer to the second early death within earlyWindow; doubles
+	backoffFirst = 25 * time.Millisecond // answer to the second early death within earlyWindow; backoffTimes as long after each more
+	backoffTimes = 4
 	backoffMost  = 5 * time.Second
 	earlyWindow  = time.Minute
 	herdFloor    = 500 * time.Millisecond // while nobody serves or comes, so long after a start there is another

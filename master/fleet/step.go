@@ -190,15 +190,15 @@ func (f *Fleet) leaveUnasked(l *life, early bool) {
 }
 
 // backoff is the answer to the n-th early end within the window: nothing, then
-// backoffFirst doubling to backoffMost, and up to a tenth more, so that slots
-// that die together do not start together.
+// backoffFirst, then backoffTimes as long each time up to backoffMost, and up to a
+// tenth more, so that slots that die together do not start together.
 func backoff(n int, id LifeID) time.Duration {
 	if n <= 1 {
 		return 0
 	}
-	d := backoffMost
-	if n-2 < 8 { // 25 ms × 2⁸ is beyond the most
-		d = min(d, backoffFirst<<(n-2))
+	d := backoffFirst
+	for ; n > 2 && d < backoffMost; n-- {
+		d = min(d*backoffTimes, backoffMost)
 	}
 	return d + d*time.Duration(id%16)/160
 }
