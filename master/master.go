@@ -472,8 +472,9 @@ const (
 )
 
 // beats reads the heartbeat of each life that has ever beaten, and reports
-// whether one is missed. What a worker writes there is believed only as far as
-// it lies between the last look and this one.
+// whether one is missed: a pulse old, and an alert one, since a look may come just
+// before a beat. What a worker writes there is believed only as far as it lies
+// between the last look and this one.
 func (m *Master) beats(now time.Time) (beats []fleet.Beat, missed bool) {
 	clock := sys.Monotonic()
 	sinceLook := now.Sub(m.looked)
@@ -488,9 +489,8 @@ func (m *Master) beats(now time.Time) (beats []fleet.Beat, missed bool) {
 		if word := l.board.Heartbeat(); word != l.heartbeat {
 			l.heartbeat = word
 			l.beaten = now.Add(-min(max(0, time.Duration(clock-word)), sinceLook))
-		} else if !l.beaten.IsZero() {
-			missed = true
 		}
+		missed = missed || !l.beaten.IsZero() && now.Sub(l.beaten) > calmPulse+alertPulse
 		if l.foreign != nil || l.node != nil { // it is not asked whether it lives
 			b := fleet.Beat{Life: id, Memory: l.memory}
 			if n := l.node; n != nil && !n.silent.IsZero() { // but where connections wait for it
