@@ -198,6 +198,9 @@ type Listen struct {
 	// Mode is the permissions of a unix socket's path, at most 0777. 0 is 0666,
 	// as nginx and systemd have it: the directory says who may come near.
 	Mode fs.FileMode
+	// TLS has the address speak HTTPS. Nil is plain text. Only programs on drover
+	// have it: it is the workers who encrypt.
+	TLS *TLS
 }
 
 // What Listen.Steering may be.
@@ -366,6 +369,11 @@ func (l Listen) check() error {
 	}
 	if err := CheckSteering(l.Steering); err != nil {
 		return err
+	}
+	if l.TLS != nil {
+		if err := l.TLS.check(); err != nil {
+			return err
+		}
 	}
 	_, unix := l.Unix()
 	switch {

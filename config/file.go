@@ -76,6 +76,9 @@ func Load(path string) (*File, error) {
 	if f.Serve != nil && f.Serve.Root != "" && !filepath.IsAbs(f.Serve.Root) {
 		f.Serve.Root = filepath.Join(f.Dir, f.Serve.Root)
 	}
+	for i := range f.Listen {
+		f.Listen[i].TLS = f.Listen[i].TLS.Below(f.Dir)
+	}
 	return f, nil
 }
 
@@ -171,6 +174,7 @@ func (r *reader) listen(c *Config, n ast.Node) {
 			"name":     r.str("name", "a word", &l.Name, nil),
 			"steering": r.str("steering", "one of "+strings.Join(steerings, ", "), &l.Steering, CheckSteering),
 			"mode":     r.mode(&l.Mode),
+			"tls":      func(n ast.Node) { l.TLS = r.tls(n) },
 		})
 		if l.Address == "" && len(r.errs) == before {
 			r.wrong(n, "listen without an address: want `address: \":3000\"`")
@@ -192,6 +196,40 @@ func (r *reader) listen(c *Config, n ast.Node) {
 		}
 	}
 	c.Listen = append(c.Listen, l)
+}
+
+// tls takes what an address is encrypted with.
+func (r *reader) tls(n ast.Node) *TLS {
+	const pem = "a file in PEM format"
+	t, first := &TLS{}, Certificate{}
+	before := len(r.errs)
+	r.mapping(n, "tls", keys{
+		"certificate": r.str("certificate", pem, &first.Certificate, nil),
+		"key":         r.str("key", pem, &first.Key, nil),
+		"certificates": r.list("certificates", "a list of pairs, such as [{certificate: a.pem, key: a.key}]", func(n ast.Node) {
+			var c Certificate
+			before := len(r.errs)
+			r.mapping(n, "certificates", keys{
+				"certificate": r.str("certificate", pem, &c.Certificate, nil),
+				"key":         r.str("key", pem, &c.Key, nil),
+			})
+			if err := c.check(); err != nil && len(r.errs) == before {
+				r.wrong(n, "%v", err)
+			}
+			t.Certificates = append(t.Certificates, c)
+		}),
+		"client_ca":    r.str("client_ca", pem, &t.ClientCA, nil),
+		"client_auth":  r.str("client_auth", "require or optional", &t.ClientAuth, checkClientAuth),
+		"min_version":  r.str("min_version", "1.2 or 1.3", &t.MinVersion, checkMinVersion),
+		"post_quantum": r.boolean("post_quantum", &t.PostQuantum),
+	})
+	if first != (Certificate{}) {
+		t.Certificates = append([]Certificate{first}, t.Certificates...)
+	}
+	if err := t.check(); err != nil && len(r.errs) == before {
+		r.wrong(n, "%v", err)
+	}
+	return t
 }
 
 // mode takes permissions, in octal.

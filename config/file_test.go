@@ -69,6 +69,10 @@ limits: {max_memory: 512MiB, max_requests: 1000, max_age: 1h, request_timeout: 3
 			File{Run: []string{"app.js", "--port", "3"}, Config: Config{Kind: "node", Node: Node{Args: []string{"--max-old-space-size=512", "-r=x"}, Scheduling: "rr", Steering: "sticky", WaitReady: true, StopBy: "INT", DrainHeader: true}}}},
 		{"credentials", "run: [./app]\nuser: www-data\ngroup: 33\ngroups: []\nno_new_privs: true\noom_score_adj: -500\nrlimits: {nofile: 65536, core: unlimited, as: 1GiB}", File{Run: []string{"./app"}, Config: Config{
 			User: "www-data", Group: "33", Groups: []string{}, NoNewPrivs: true, OOMScoreAdj: -500, Rlimits: map[string]int64{"nofile": 65536, "core": Unlimited, "as": 1 << 30}}}},
+		{"TLS", "serve:\nlisten:\n- {address: ':443', tls: {certificate: a.pem, key: a.key}}\n- address: ':444'\n  tls:\n    certificate: a.pem\n    key: a.key\n    certificates: [{certificate: b.pem, key: b.key}]\n    client_ca: ca.pem\n    client_auth: optional\n    min_version: 1.3\n    post_quantum: true\n", File{Serve: &Serve{}, Config: Config{Listen: []Listen{
+			{Address: ":443", TLS: &TLS{Certificates: []Certificate{{"a.pem", "a.key"}}}},
+			{Address: ":444", TLS: &TLS{Certificates: []Certificate{{"a.pem", "a.key"}, {"b.pem", "b.key"}}, ClientCA: "ca.pem", ClientAuth: ClientOptional, MinVersion: "1.3", PostQuantum: true}},
+		}}}},
 		{"anchors", "run: [./app]\nenv: &e {A: b}\nname: &n x\nlogs: {format: &t text}\n", File{Run: []string{"./app"}, Config: Config{Env: map[string]string{"A": "b"}, Name: "x", LogFormat: "text"}}},
 		{"aliases", "run: [./app]\ndrain: &d 5s\nready_timeout: *d\n", File{Run: []string{"./app"}, Config: Config{Drain: 5 * time.Second, ReadyTimeout: 5 * time.Second}}},
 		{"JSON", `{"run": ["./app"], "workers": "auto"}`, File{Run: []string{"./app"}}},
@@ -108,6 +112,16 @@ var badFiles = []struct {
 	{"- run", "1:1: the file is a list: want a mapping"},
 	{"42", "1:1: the file is \"42\": want a mapping"},
 	{strings.Repeat("#", maxFile+1), "1:1: 1048577 bytes: want at most 1048576"},
+	// TLS.
+	{"serve:\nlisten: [{address: ':1', tls: {}}]", "2:31: tls: no certificate: want one and its key, such as {certificate: cert.pem, key: key.pem}"},
+	{"serve:\nlisten: [{address: ':1', tls: {certificate: a}}]", "tls: certificate \"a\" without a key: want both"},
+	{"serve:\nlisten: [{address: ':1', tls: {key: a}}]", "tls: key \"a\" without a certificate: want both"},
+	{"serve:\nlisten: [{address: ':1', tls: {certificates: [{certificate: a}]}}]", "2:47: tls: certificate \"a\" without a key"},
+	{"serve:\nlisten: [{address: ':1', tls: {cert: a, key: b}}]", "2:32: unknown key \"cert\" in tls: want one of certificate, certificates, client_auth, client_ca"},
+	{"serve:\nlisten: [{address: ':1', tls: {certificate: a, key: b, client_auth: maybe, client_ca: c}}]", "client auth: \"maybe\": want one of require, optional"},
+	{"serve:\nlisten: [{address: ':1', tls: {certificate: a, key: b, client_auth: require}}]", "client auth: \"require\" without authorities: want client_ca too"},
+	{"serve:\nlisten: [{address: ':1', tls: {certificate: a, key: b, min_version: 1.1}}]", "min version: \"1.1\": want one of 1.2, 1.3"},
+	{"serve:\nlisten: [{address: ':1', tls: true}]", "2:31: tls is \"true\": want a mapping"},
 	// Keys.
 	{"run: [./app]\nworker: 2", "2:1: unknown key \"worker\" in the file: did you mean workers?"},
 	{"run: [./app]\nlistn: [':1']", "2:1: unknown key \"listn\" in the file: did you mean listen?"},
