@@ -13,10 +13,12 @@ var floors = map[string]int{
 	"drover/cmd/drover":              6,
 	"drover/examples/cluster":        6,
 	"drover/examples/streams":        6,
+	"drover/examples/https":          6,
 	"drover":                         5,
 	"drover/master":                  4,
 	"drover/worker/serve":            4,
 	"drover/master/fleet":            3,
+	"drover/master/keyring":          3,
 	"drover/master/launch":           3,
 	"drover/master/listen":           3,
 	"drover/master/output":           3,
@@ -28,6 +30,7 @@ var floors = map[string]int{
 	"drover/worker":                  3,
 	"drover/worker/engine":           3,
 	"drover/worker/fastnet":          2,
+	"drover/worker/secure":           2,
 	"drover/config":                  2,
 	"drover/config/npm":              1,
 	"drover/config/pm2":              3,
@@ -36,6 +39,7 @@ var floors = map[string]int{
 	"drover/ipc/node":                2,
 	"drover/internal/sys":            1,
 	"drover/internal/load":           0, // for tests only: nobody imports it
+	"drover/internal/authority":      0, // likewise
 	"drover/examples/internal/start": 0, // likewise
 }
 
@@ -47,7 +51,7 @@ var only = map[string][]string{
 	"github.com/shirou/gopsutil/v3/process":   {"drover/master/usage"},
 	"github.com/coreos/go-systemd/v22/daemon": {"drover/master/notify"},
 	"github.com/spf13/cobra":                  {"drover/cmd/drover"},
-	"github.com/valyala/fasthttp":             {"drover", "drover/cmd/drover", "drover/worker/engine", "drover/worker/serve", "drover/examples/streams"},
+	"github.com/valyala/fasthttp":             {"drover", "drover/cmd/drover", "drover/worker/engine", "drover/worker/serve", "drover/examples/streams", "drover/examples/https"},
 }
 
 // pure is what a package that only decides may not import.

@@ -39,6 +39,10 @@ type (
 	Config = config.Config
 	// Listen is one address of a Config.
 	Listen = config.Listen
+	// TLS says how an address is encrypted, in Listen.
+	TLS = config.TLS
+	// Certificate is a pair of files of a TLS.
+	Certificate = config.Certificate
 	// HTTP holds the engines' timeouts and limits of a Config.
 	HTTP = config.HTTP
 	// Worker is this process as a worker: what the function of Main is given.

@@ -99,6 +99,9 @@ func app() {
 		Listen:    []drover.Listen{{Address: os.Getenv("HERD_LISTEN"), Steering: os.Getenv("HERD_STEERING")}},
 		LogFormat: "json",
 	}
+	if certificate, key, ok := strings.Cut(os.Getenv("HERD_TLS"), ":"); ok {
+		c.Listen[0].TLS = &drover.TLS{Certificates: []drover.Certificate{{Certificate: certificate, Key: key}}}
+	}
 	for name, field := range map[string]*time.Duration{
 		"HERD_READY_TIMEOUT": &c.ReadyTimeout, "HERD_HANG_TIMEOUT": &c.HangTimeout, "HERD_DRAIN": &c.Drain,
 		"HERD_REQUEST_TIMEOUT": &c.Limits.RequestTimeout, "HERD_MIN_UPTIME": &c.MinUptime,

@@ -20,7 +20,7 @@ import (
 const (
 	// Version is the version of this vocabulary. The hello carries it; a master
 	// refuses a worker of another one.
-	Version = 2
+	Version = 3
 
 	// MaxPacket bounds a packet, in bytes.
 	MaxPacket = 64 << 10
@@ -67,7 +67,8 @@ const (
 
 	// Master to worker.
 
-	Welcome  Kind = "welcome"  // answers the hello: Life, Listen; Sockets and their descriptors, the scoreboard's first
+	Welcome  Kind = "welcome"  // answers the hello: Life, Listen; the scoreboard's descriptor, with Secrets theirs, then those of Sockets
+	Renew    Kind = "renew"    // Secrets have changed: their descriptor
 	Sockets  Kind = "sockets"  // more Sockets and their descriptors, none before them
 	Stopping Kind = "stopping" // the app will stop in a while: say so to load balancers, serve on
 	Foster   Kind = "foster"   // On: accept on Slot's sockets too; not On: no more
@@ -91,7 +92,8 @@ type Message struct {
 	On      bool     `json:"on,omitempty"`
 	Final   bool     `json:"final,omitempty"`
 	Reason  string   `json:"reason,omitempty"`
-	Mail    []byte   `json:"-"` // read it with NextFrame
+	Secrets bool     `json:"secrets,omitempty"` // their descriptor comes along: see Unseal
+	Mail    []byte   `json:"-"`                 // read it with NextFrame
 	Credit  int      `json:"-"`
 }
 
@@ -102,6 +104,7 @@ type Listen struct {
 	// Of a hello: what the program asks of an address that it names.
 	Steering string `json:"steering,omitempty"`
 	Mode     uint32 `json:"mode,omitempty"`
+	TLS      string `json:"tls,omitempty"` // a config.TLS in JSON, whose files the master reads
 	// Of a welcome.
 	Shared bool `json:"shared,omitempty"` // all slots accept on one socket
 	Kept   bool `json:"kept,omitempty"`   // its queue outlives the app: a service manager's
@@ -150,7 +153,7 @@ func (m Message) check() error {
 		if m.Slot < 0 {
 			return fmt.Errorf("foster slot %d", m.Slot)
 		}
-	case Sockets, Ready, Leaving, Closed, Stopping, Drain:
+	case Sockets, Renew, Ready, Leaving, Closed, Stopping, Drain:
 	default:
 		return fmt.Errorf("unknown kind %q", m.Kind)
 	}

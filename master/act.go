@@ -267,7 +267,7 @@ func (m *Master) reload(answer chan<- error) {
 			err = m.fixedMode(gen)
 		}
 		if err != nil {
-			gen.program.Close()
+			gen.close()
 			delete(m.generations, m.newest)
 		}
 	}
@@ -306,7 +306,7 @@ func (m *Master) verdict(a fleet.Verdict) {
 	serving := m.fleet.Snapshot().Want.Generation
 	for n, g := range m.generations {
 		if n <= a.Generation && n != serving {
-			g.program.Close()
+			g.close()
 			delete(m.generations, n)
 		}
 	}

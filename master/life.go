@@ -2,6 +2,7 @@ package master
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	wire "drover/ipc/node"
 	"drover/ipc/scoreboard"
 	"drover/master/fleet"
+	"drover/master/keyring"
 	"drover/master/launch"
 	"drover/master/output"
 )
@@ -23,18 +25,19 @@ import (
 // life is a started process and what ties it to the master. The loop's
 // goroutine owns it; its own goroutines, which attend starts, only post.
 type life struct {
-	id      fleet.LifeID
-	slot    int
-	config  config.Config // of its generation
-	process *launch.Process
-	conn    *ipc.Conn
-	board   *scoreboard.Board
-	boardFD int
-	given   map[ipc.Socket]bool // sockets that it was started with
-	foreign *foreigner          // nil of a program on drover, or Node's
-	node    *nodeLife           // nil of others than Node's, who have a conn
-	welcome bool                // it has joined, and has the sockets of all slots
-	over    chan struct{}       // closed when the process has ended
+	id         fleet.LifeID
+	slot       int
+	config     config.Config // of its generation
+	generation *generation
+	process    *launch.Process
+	conn       *ipc.Conn
+	board      *scoreboard.Board
+	boardFD    int
+	given      map[ipc.Socket]bool // sockets that it was started with
+	foreign    *foreigner          // nil of a program on drover, or Node's
+	node       *nodeLife           // nil of others than Node's, who have a conn
+	welcome    bool                // it has joined, and has the sockets of all slots
+	over       chan struct{}       // closed when the process has ended
 	// The heartbeat that was read last, and when it changed.
 	heartbeat int64
 	beaten    time.Time
@@ -48,7 +51,8 @@ type life struct {
 
 // spawn starts a life's process, with the slot's own socket of each address.
 func (m *Master) spawn(a fleet.Start) (_ *life, err error) {
-	l := &life{id: a.Life, slot: a.Slot, config: m.generations[a.Generation].config, given: map[ipc.Socket]bool{}, over: make(chan struct{})}
+	gen := m.generations[a.Generation]
+	l := &life{id: a.Life, slot: a.Slot, config: gen.config, generation: gen, given: map[ipc.Socket]bool{}, over: make(chan struct{})}
 	m.mend() // it would not take a socket that was shut down
 	var listeners []launch.Listener
 	groups := m.groups
@@ -270,7 +274,13 @@ func (m *Master) welcome(l *life, generation int, hello ipc.Message) error {
 	if len(m.groups) == 0 {
 		var addresses []config.Listen
 		for _, a := range hello.Listen {
-			addresses = append(addresses, config.Listen{Name: a.Name, Address: a.Address, Steering: a.Steering, Mode: fs.FileMode(a.Mode)})
+			address := config.Listen{Name: a.Name, Address: a.Address, Steering: a.Steering, Mode: fs.FileMode(a.Mode)}
+			if a.TLS != "" {
+				if err := json.Unmarshal([]byte(a.TLS), &address.TLS); err != nil {
+					return fmt.Errorf("tls of %s, as the program names it: %w", a.Address, err)
+				}
+			}
+			addresses = append(addresses, address)
 		}
 		if len(addresses) == 0 {
 			return errors.New("neither the command nor the program names an address: give --listen")
@@ -278,13 +288,19 @@ func (m *Master) welcome(l *life, generation int, hello ipc.Message) error {
 		if err := (config.Config{Listen: addresses}).Check(); err != nil {
 			return err
 		}
+		ring, err := keyring.Read(addresses, time.Now())
+		if err != nil {
+			return err
+		}
 		if err := m.listen(context.Background(), addresses, nil); err != nil {
 			return err
 		}
+		m.named = m.watch(ring)
 		m.pending = append(m.pending, fleet.PolicyChanged{Policy: m.policy(m.config)})
 		for _, g := range m.groups {
 			m.tellListening(g)
 		}
+		m.tellKeys(ring)
 	}
 	msg := ipc.Message{
 		Kind: ipc.Welcome,
@@ -294,6 +310,15 @@ func (m *Master) welcome(l *life, generation int, hello ipc.Message) error {
 		},
 	}
 	fds := []int{l.boardFD}
+	if k := m.keysOf(l); k != nil {
+		fd, err := m.sealed(k)
+		if err != nil {
+			return err
+		}
+		defer sys.Close(fd)
+		msg.Secrets = true
+		fds = append(fds, fd)
+	}
 	for i, g := range m.groups {
 		msg.Listen = append(msg.Listen, ipc.Listen{Name: g.Name, Address: g.Address, Shared: g.Shared(), Kept: g.Kept()})
 		for slot := range max(len(g.Sockets()), l.slot+1, m.fleet.Snapshot().Want.Workers) {

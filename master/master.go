@@ -26,6 +26,7 @@ import (
 	"drover/master/admin"
 	"drover/master/bus"
 	"drover/master/fleet"
+	"drover/master/keyring"
 	"drover/master/launch"
 	"drover/master/listen"
 	"drover/master/notify"
@@ -70,6 +71,8 @@ type Master struct {
 	do   chan func() // what other goroutines want done by the loop's
 	done chan struct{}
 
+	watches sync.WaitGroup // of the files of certificates
+
 	// All below is owned by Run's goroutine.
 	fleet       *fleet.Fleet
 	pending     []fleet.Event // what happened while an event was acted upon
@@ -77,9 +80,11 @@ type Master struct {
 	groups      []*listen.Group
 	node        *nodeApp // nil unless Node runs the program
 	lives       map[fleet.LifeID]*life
-	config      config.Config              // of the generation that serves
-	generations map[int]*generation        // that a life may yet be started from
-	newest      int                        // generation number given last
+	config      config.Config       // of the generation that serves
+	generations map[int]*generation // that a life may yet be started from
+	newest      int                 // generation number given last
+	named       *keys               // of addresses that the program named itself; nil: none is encrypted
+	tickets     keyring.Tickets
 	totals      map[int]*scoreboard.Totals // of ended lives, by slot
 	reloads     []reloadCall
 	restarts    map[int][]chan<- error // by slot
@@ -106,6 +111,13 @@ type generation struct {
 	program *launch.Program
 	config  config.Config
 	node    launch.Version // of a Node program
+	keys    *keys          // nil where no address is encrypted
+}
+
+// close gives back what nothing will be started from any more.
+func (g *generation) close() {
+	g.program.Close()
+	g.keys.close()
 }
 
 // ErrNeverReady says that the master gave up because no worker ever became
@@ -230,6 +242,9 @@ func New(ctx context.Context, o Options) (_ *Master, err error) {
 		"event", "start", "name", m.instance.Name, "pid", os.Getpid(), "workers", m.config.Workers)
 	for _, g := range m.groups {
 		m.tellListening(g)
+	}
+	if gen.keys != nil {
+		m.tellKeys(gen.keys.ring)
 	}
 	if gen.program.Node {
 		m.log.Info(fmt.Sprintf("%s is run by Node %s (%s); a crash restart runs what its path then holds", gen.program.Script, gen.node, gen.program.Path),
@@ -358,6 +373,11 @@ func (m *Master) load() (*generation, error) {
 	program.SetAttributes(attributes)
 	program.SetEnv(c.Env)
 	gen := &generation{program: program, config: c}
+	ring, err := keyring.Read(c.Listen, time.Now())
+	if err != nil {
+		program.Close()
+		return nil, err
+	}
 	if program.Node {
 		if gen.node, err = program.NodeVersion(); err != nil {
 			program.Close()
@@ -369,6 +389,7 @@ func (m *Master) load() (*generation, error) {
 			program.KeepMonitorAwake()
 		}
 	}
+	gen.keys = m.watch(ring)
 	m.newest++
 	m.generations[m.newest] = gen
 	return gen, nil
@@ -382,8 +403,8 @@ func fixed(is, wanted config.Config) error {
 	switch {
 	case wanted.Name != is.Name:
 		return change("name", fmt.Sprintf("%q", is.Name), fmt.Sprintf("%q", wanted.Name))
-	case !slices.Equal(wanted.Listen, is.Listen):
-		return change("listen", is.Listen, wanted.Listen)
+	case !slices.Equal(addresses(wanted.Listen), addresses(is.Listen)):
+		return change("listen", addresses(is.Listen), addresses(wanted.Listen))
 	case wanted.Node.Scheduling != is.Node.Scheduling:
 		return change("node.scheduling", fmt.Sprintf("%q", is.Node.Scheduling), fmt.Sprintf("%q", wanted.Node.Scheduling))
 	case wanted.Node.Steering != is.Node.Steering:
@@ -394,6 +415,21 @@ func fixed(is, wanted config.Config) error {
 		return change("logs.format", is.LogFormat, wanted.LogFormat)
 	}
 	return nil
+}
+
+// address is what of a config.Listen cannot change.
+type address struct {
+	config.Listen
+	Encrypted bool // with what may change
+}
+
+func addresses(listen []config.Listen) (all []address) {
+	for _, l := range listen {
+		a := address{l, l.TLS != nil}
+		a.TLS = nil
+		all = append(all, a)
+	}
+	return all
 }
 
 // Run starts the workers and keeps them serving until the app is stopped: by
@@ -421,6 +457,7 @@ func (m *Master) Run(ctx context.Context) int {
 			m.urge(time.Now())
 			m.urgeNode(time.Now())
 			m.tellService(time.Now())
+			m.turnTickets(time.Now())
 			slept := sys.Slept()
 			beats, missed := m.beats(time.Now())
 			m.step(fleet.Beats{List: beats, Slept: max(0, slept-m.slept)})
@@ -573,8 +610,10 @@ func (m *Master) close() {
 		g.Close()
 	}
 	for _, g := range m.generations {
-		g.program.Close()
+		g.close()
 	}
+	m.named.close()
+	m.watches.Wait()
 	if m.instance != nil {
 		m.instance.Release()
 	}

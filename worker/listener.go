@@ -1,6 +1,8 @@
 package worker
 
 import (
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -8,7 +10,9 @@ import (
 	"sync"
 
 	"drover/internal/sys"
+	"drover/ipc"
 	"drover/worker/fastnet"
+	"drover/worker/secure"
 )
 
 // listener is one address: our slot's socket, on which we accept, and the
@@ -17,9 +21,10 @@ type listener struct {
 	name    string
 	address string
 	poller  *fastnet.Poller
-	own     int  // our slot's socket; -1 until it came
-	shared  bool // it is every slot's
-	kept    bool // its queue outlives the app
+	own     int          // our slot's socket; -1 until it came
+	shared  bool         // it is every slot's
+	kept    bool         // its queue outlives the app
+	keys    *secure.Keys // nil: plain text
 
 	mu       sync.Mutex   // a drain may come while a program opens its listener
 	siblings map[int]int  // by slot
@@ -44,6 +49,29 @@ func (l *listener) add(fd, slot int, own bool) {
 		sys.Close(old)
 	}
 	l.siblings[slot] = fd
+}
+
+// encrypt takes what the address is encrypted with from now on. The first time is
+// before it is opened.
+func (l *listener) encrypt(c *tls.Config, tickets [][ipc.TicketSize]byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.keys == nil {
+		if l.opened != nil {
+			return errors.New("it serves in plain text")
+		}
+		l.keys = new(secure.Keys)
+	}
+	l.keys.Set(c, tickets)
+	return nil
+}
+
+// encrypted gives a listener over one of ours that encrypts, where that is asked for.
+func (l *listener) encrypted(plain net.Listener) net.Listener {
+	if l.keys == nil {
+		return plain
+	}
+	return &secure.Listener{Listener: plain, Keys: l.keys}
 }
 
 // deferAccept has the kernel keep connections until their first bytes are there,
@@ -96,7 +124,7 @@ func (l *listener) accepting(socket int) (net.Listener, error) {
 			return nil, fmt.Errorf("listen on %s: %w", l.address, err)
 		}
 	}
-	return opened, nil
+	return l.encrypted(opened), nil
 }
 
 // stop ends the accepting, and reports whether it had ever begun. What is queued

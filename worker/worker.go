@@ -4,6 +4,7 @@
 package worker
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -111,7 +112,19 @@ func (w *Worker) join(in *inheritance) error {
 	hello := ipc.Message{Kind: ipc.Hello, Version: ipc.Version}
 	if len(in.listeners) == 0 {
 		for _, l := range w.config.Listen {
-			hello.Listen = append(hello.Listen, ipc.Listen{Name: l.Name, Address: l.Address, Steering: l.Steering, Mode: uint32(l.Mode)})
+			named := ipc.Listen{Name: l.Name, Address: l.Address, Steering: l.Steering, Mode: uint32(l.Mode)}
+			if l.TLS != nil {
+				here, err := os.Getwd() // the master's is another
+				if err != nil {
+					return fmt.Errorf("name the certificates of %s: %w", l.Address, err)
+				}
+				text, err := json.Marshal(l.TLS.Below(here))
+				if err != nil {
+					return fmt.Errorf("name the certificates of %s: %w", l.Address, err)
+				}
+				named.TLS = string(text)
+			}
+			hello.Listen = append(hello.Listen, named)
 		}
 	}
 	if err := w.conn.Send(hello); err != nil {
@@ -124,7 +137,11 @@ func (w *Worker) join(in *inheritance) error {
 		}
 		return err
 	}
-	if welcome.Kind != ipc.Welcome || len(fds) != 1+len(welcome.Sockets) {
+	others := 1 // beside sockets
+	if welcome.Secrets {
+		others++
+	}
+	if welcome.Kind != ipc.Welcome || len(fds) != others+len(welcome.Sockets) {
 		return fmt.Errorf("the master answered with %q and %d descriptors, not with a welcome", welcome.Kind, len(fds))
 	}
 	w.life = *welcome.Life
@@ -141,7 +158,14 @@ func (w *Worker) join(in *inheritance) error {
 		open.shared, open.kept = l.Shared, l.Kept
 		w.listeners = append(w.listeners, open)
 	}
-	return w.adopt(welcome.Sockets, fds[1:])
+	if welcome.Secrets {
+		err := w.encrypt(fds[1])
+		sys.Close(fds[1])
+		if err != nil {
+			return err
+		}
+	}
+	return w.adopt(welcome.Sockets, fds[others:])
 }
 
 // adopt takes sockets that came over the channel: our own, where we were not
@@ -182,7 +206,8 @@ func (w *Worker) Stopping() <-chan struct{} { return w.stopping }
 // which is the address itself where none was given. Its Accept fails with
 // net.ErrClosed once the worker drains. A program that accepts by itself calls
 // Ready when it does, and returns when Draining is closed and its connections
-// are done. It returns an error that names the listeners there are when there
+// are done. Where the address has TLS, the connections are of type *tls.Conn, which
+// shake hands by their first read or write, and offer no protocol by ALPN. It returns an error that names the listeners there are when there
 // is none of that name.
 func (w *Worker) Listener(name string) (net.Listener, error) {
 	var names []string
@@ -248,10 +273,15 @@ func (w *Worker) hear(words chan<- word) {
 			}
 			continue
 		}
+		if m.Kind == ipc.Renew && len(fds) == 1 {
+			if err := w.encrypt(fds[0]); err != nil {
+				w.log.Error("certificates from the master: those before are used on", "error", err)
+			}
+		}
 		for _, fd := range fds {
 			sys.Close(fd)
 		}
-		if m.Kind == ipc.Mail || m.Kind == ipc.Credit {
+		if m.Kind == ipc.Mail || m.Kind == ipc.Credit || m.Kind == ipc.Renew {
 			continue
 		}
 		words <- word{m.Kind, m.Final, m.Slot, m.On}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ import (
 	"time"
 
 	"drover"
+	"drover/internal/authority"
 	"drover/master/admin"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -100,6 +102,7 @@ func TestScripts(t *testing.T) {
 			"await-get":    awaitGet,
 			"await-next":   awaitNext,
 			"await-status": awaitStatus,
+			"certificate":  certificate,
 			"exits":        exits,
 			"expand":       expand,
 			"freeport":     freePort,
@@ -194,6 +197,21 @@ func kill(p admin.Process) {
 // patience bounds what a script waits for. It is no promise of drover's, but
 // what makes a hung one fail: the machine may be busy.
 const patience = 60 * time.Second
+
+// trusted is who the certificates of scripts are from.
+var trusted = sync.OnceValue(authority.New)
+
+// certificate makes NAME.pem and NAME.key, for hosts, and ca.pem, by which they are
+// trusted. Valid for less than no time it has expired.
+func certificate(ts *testscript.TestScript, neg bool, args []string) {
+	check(ts, neg, args, 3, -1, "certificate NAME VALID HOST...")
+	valid, err := time.ParseDuration(args[1])
+	ts.Check(err)
+	pem, key := trusted().Issue(time.Now().Add(valid), args[2:]...)
+	for name, data := range map[string][]byte{args[0] + ".pem": pem, args[0] + ".key": key, "ca.pem": trusted().PEM()} {
+		ts.Check(os.WriteFile(ts.MkAbs(name), data, 0o600))
+	}
+}
 
 // await polls until done says that what it waits for is the case, and fails
 // with what it said last.
@@ -411,7 +429,13 @@ func hold(ts *testscript.TestScript, neg bool, args []string) {
 
 // client opens a connection for each request, so that no script waits for the
 // end of an idle one.
-var client = http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+var client = http.Client{Transport: &http.Transport{
+	DisableKeepAlives: true,
+	DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		d := tls.Dialer{Config: &tls.Config{RootCAs: trusted().Pool()}}
+		return d.DialContext(ctx, network, address)
+	},
+}}
 
 func fetch(ctx context.Context, url string) (int, string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

@@ -20,6 +20,7 @@ import (
 	"drover/config/npm"
 	"drover/master"
 	"drover/master/admin"
+	"drover/master/keyring"
 	"drover/master/launch"
 	"drover/master/listen"
 	"drover/worker/serve"
@@ -33,12 +34,15 @@ type appFlags struct {
 	listen   []string
 	steering string
 	workers  string
+	tls      config.Certificate
 }
 
 func (f *appFlags) add(cmd *cobra.Command, defaultListen []string) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.listen, "listen", defaultListen, "address to serve, host:port or unix:/PATH; may be given several times")
 	flags.StringVar(&f.steering, "steering", config.Spread, "which worker a connection goes to: spread, sticky (by its source address), cpu, or shared (whoever is first)")
+	flags.StringVar(&f.tls.Certificate, "tls-cert", "", "speak HTTPS on every --listen: PEM file of the certificate, and of those between it and its root")
+	flags.StringVar(&f.tls.Key, "tls-key", "", "PEM file of the certificate's private key")
 	flags.StringVar(&f.workers, "workers", "auto", "how many workers, or auto for one per CPU")
 	flags.StringVar(&f.config.Name, "name", "", "name of the app for the other commands (default: the base name of what is run)")
 	flags.StringVar(&f.config.User, "user", "", "who the workers run as, where drover runs as root")
@@ -63,8 +67,17 @@ func (f *appFlags) resolve() (drover.Config, error) {
 	if err := config.CheckSteering(f.steering); err != nil {
 		return c, usage(err)
 	}
+	var encrypted *drover.TLS
+	if f.tls != (config.Certificate{}) {
+		here, err := os.Getwd()
+		if err != nil {
+			return c, fmt.Errorf("find the working directory: %w", err)
+		}
+		encrypted = &drover.TLS{Certificates: []config.Certificate{f.tls}}
+		encrypted = encrypted.Below(here)
+	}
 	for _, address := range f.listen {
-		l := drover.Listen{Address: address}
+		l := drover.Listen{Address: address, TLS: encrypted}
 		if _, unix := l.Unix(); !unix { // which is shared, whatever the others are
 			l.Steering = f.steering
 		}
@@ -165,6 +178,15 @@ func checkCommand() *cobra.Command {
 					program.Close()
 				}
 			}
+			var ring *keyring.Ring
+			if err == nil {
+				ring, err = keyring.Read(file.Listen, time.Now())
+			}
+			for _, fact := range ring.Facts() {
+				if fact.Warning != "" {
+					fmt.Fprintf(cmd.ErrOrStderr(), "warn: tls on %s: %s\n", fact.Address, fact.Warning)
+				}
+			}
 			if err != nil {
 				return usage(err)
 			}
@@ -250,6 +272,9 @@ func load(f *config.File) (drover.Config, *launch.Program, error) {
 			return c, nil, err
 		}
 		if node {
+			if err := c.CheckTLS(f.Run[0]); err != nil {
+				return c, nil, err
+			}
 			p, err := launch.PinNode(c.Node, f.Run, os.Environ(), f.Dir)
 			return c, p, err
 		}
@@ -260,6 +285,11 @@ func load(f *config.File) (drover.Config, *launch.Program, error) {
 		p, err := launch.Pin(path, f.Run, os.Environ(), f.Dir)
 		if err == nil {
 			p.Foreign = c.Kind == config.KindForeign || c.Kind != config.KindDrover && !p.OnDrover()
+			if p.Foreign {
+				if err = c.CheckTLS(f.Run[0]); err != nil {
+					p.Close()
+				}
+			}
 		}
 		return c, p, err
 	}

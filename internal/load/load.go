@@ -6,6 +6,7 @@ package load
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -79,6 +80,7 @@ type Load struct {
 	Path       string        // [/]
 	SlowPath   string        // [/slow]
 	Body       string        // of each good answer [ok]
+	TLS        *tls.Config   // [plain text]
 }
 
 // Run is a load under way.
@@ -182,12 +184,15 @@ func (r *Run) client(path string, keep bool) {
 		kind, err := OK, error(nil)
 		if c == nil {
 			c, kind, err = Dial(r.load.Addr, r.load.Timeout)
-		}
-		if c != nil {
-			kind, err = c.Get(path, keep, r.load.Timeout, r.load.Body)
-			if !c.Open {
-				c = nil
+			if c != nil && r.load.TLS != nil {
+				kind, err = c.Encrypt(r.load.TLS, r.load.Timeout)
 			}
+		}
+		if c != nil && kind == OK {
+			kind, err = c.Get(path, keep, r.load.Timeout, r.load.Body)
+		}
+		if c != nil && !c.Open {
+			c = nil
 		}
 		r.count(kind, err)
 		select {
@@ -220,6 +225,19 @@ func Dial(addr string, timeout time.Duration) (*Conn, Kind, error) {
 		return nil, TimedOut, err
 	}
 	return nil, Reset, err
+}
+
+// Encrypt shakes hands. A connection that ends meanwhile is cut: it was accepted, or
+// waited to be.
+func (c *Conn) Encrypt(config *tls.Config, timeout time.Duration) (Kind, error) {
+	_ = c.SetDeadline(time.Now().Add(timeout))
+	t := tls.Client(c.Conn, config)
+	if err := t.Handshake(); err != nil {
+		return c.lost(err, Cut)
+	}
+	c.Conn = t
+	c.r.Reset(t)
+	return OK, nil
 }
 
 func isTimeout(err error) bool {

@@ -55,6 +55,61 @@ func MapSealed(fd, size int) ([]byte, error) {
 	return mapShared(fd, size)
 }
 
+// SealedBytes makes anonymous memory that holds data and that nobody can change any
+// more. The caller closes the close-on-exec descriptor.
+func SealedBytes(name string, data []byte) (fd int, err error) {
+	fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return -1, os.NewSyscallError("memfd_create", err)
+	}
+	for rest := data; len(rest) > 0; {
+		n, err := unix.Write(fd, rest)
+		if err != nil {
+			unix.Close(fd)
+			return -1, os.NewSyscallError("write", err)
+		}
+		rest = rest[n:]
+	}
+	if _, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, sizeSeals|unix.F_SEAL_WRITE|unix.F_SEAL_SEAL); err != nil {
+		unix.Close(fd)
+		return -1, os.NewSyscallError("fcntl F_ADD_SEALS", err)
+	}
+	return fd, nil
+}
+
+// ReadSealed reads what SealedBytes made in another process, and refuses what could
+// still change or is longer than most bytes. The descriptor stays the caller's.
+func ReadSealed(fd, most int) ([]byte, error) {
+	const want = sizeSeals | unix.F_SEAL_WRITE
+	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
+	if err != nil {
+		return nil, fmt.Errorf("descriptor %d is no sealed memory: %w", fd, os.NewSyscallError("fcntl F_GET_SEALS", err))
+	}
+	if seals&want != want {
+		return nil, fmt.Errorf("descriptor %d: memory that can be changed (seals %#x)", fd, seals)
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	if stat.Size > int64(most) {
+		return nil, fmt.Errorf("descriptor %d: %d bytes of memory, want at most %d", fd, stat.Size, most)
+	}
+	data := make([]byte, stat.Size)
+	for n := 0; n < len(data); {
+		// At an offset of our own: others read by the same description.
+		got, err := unix.Pread(fd, data[n:], int64(n))
+		if err != nil {
+			return nil, os.NewSyscallError("pread", err)
+		}
+		if got == 0 {
+			return nil, fmt.Errorf("descriptor %d: %d bytes of memory, of which %d can be read", fd, stat.Size, n)
+		}
+		n += got
+	}
+	return data, nil
+}
+
 func mapShared(fd, size int) ([]byte, error) {
 	memory, err := unix.Mmap(fd, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	return memory, os.NewSyscallError("mmap", err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"drover/internal/sys"
+	"drover/worker/secure"
 )
 
 // phase is what a connection is doing, as far as its time limits and a drain
@@ -32,7 +33,10 @@ const (
 // that is overdue fail by the deadline of the connection below.
 type conn struct {
 	net.Conn
-	t *tracker
+	t     *tracker
+	below net.Conn     // below TLS, where there is TLS between; else Conn
+	cork  *secure.Cork // between TLS and below; nil without
+	whole bool         // the answer is in memory: its records wait for each other
 
 	doing     atomic.Int64 // the phase, and what reading is limited to, as doing makes it
 	writeBy   atomic.Int64 // until when a write may last that is under way; 0: none is
@@ -92,6 +96,11 @@ func (c *conn) Read(p []byte) (int, error) {
 			c.unexpireRead()
 		}
 		c.enter(idle, c.t.limits.IdleTimeout)
+		if c.cork != nil {
+			if err := c.release(); err != nil {
+				return 0, err
+			}
+		}
 	}
 	streams := !c.t.byHand && c.is(handling) // the handler reads the body itself
 	if streams {
@@ -168,6 +177,15 @@ func (c *conn) lastChance(p []byte, timeout error) (int, error) {
 		return 0, timeout
 	}
 	n := 0
+	if c.cork != nil { // what waits is for TLS to read
+		err := raw.Control(func(fd uintptr) { n, _ = sys.Waiting(int(fd)) })
+		if err != nil || n == 0 {
+			return 0, timeout
+		}
+		c.enter(header, c.t.limits.HeaderTimeout)
+		c.unexpireRead()
+		return c.Conn.Read(p)
+	}
 	err := raw.Control(func(fd uintptr) { n, _ = sys.ReadNow(int(fd), p) })
 	if err != nil || n == 0 {
 		return 0, timeout
@@ -178,7 +196,7 @@ func (c *conn) lastChance(p []byte, timeout error) (int, error) {
 
 // raw gives access to the descriptor, or nil.
 func (c *conn) raw() syscall.RawConn {
-	sc, ok := c.Conn.(syscall.Conn)
+	sc, ok := c.below.(syscall.Conn)
 	if !ok {
 		return nil
 	}
@@ -191,9 +209,25 @@ func (c *conn) raw() syscall.RawConn {
 
 func (c *conn) Write(p []byte) (int, error) {
 	c.beginWrite()
+	if c.cork != nil {
+		c.cork.Hold()
+	}
 	n, err := c.Conn.Write(p)
+	if c.cork != nil && !(c.whole && c.is(answered)) {
+		if sent := c.cork.Release(); err == nil {
+			err = sent
+		}
+	}
 	c.writeBy.Store(0)
 	return n, err
+}
+
+// release sends what of an answer is held back, so that its records go out together.
+func (c *conn) release() error {
+	c.beginWrite()
+	err := c.cork.Release()
+	c.writeBy.Store(0)
+	return err
 }
 
 // ReadFrom sends a file without copying it, where the connection below can.
@@ -234,6 +268,15 @@ func (c *conn) Close() error {
 	return err
 }
 
+// abandon closes the connection as it is: what is under way is cut, and over TLS its
+// client sees that it was, since no word of an end is sent.
+func (c *conn) abandon() {
+	if c.cork != nil {
+		_ = c.below.Close()
+	}
+	c.Close()
+}
+
 // expireRead makes a read fail that waits, or begins, now, if the connection is
 // still in phase p.
 func (c *conn) expireRead(p phase) {
@@ -241,7 +284,7 @@ func (c *conn) expireRead(p phase) {
 	defer c.mu.Unlock()
 	if c.is(p) {
 		c.expired.Store(true)
-		_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // fails only on a closed connection
+		_ = c.below.SetReadDeadline(time.Unix(1, 0)) // fails only on a closed connection
 	}
 }
 
@@ -249,7 +292,7 @@ func (c *conn) unexpireRead() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.expired.Store(false)
-	_ = c.Conn.SetReadDeadline(time.Time{}) // as above
+	_ = c.below.SetReadDeadline(time.Time{}) // as above
 }
 
 // handle enters the phase of handling, for an engine that tells its phases. A
@@ -287,7 +330,7 @@ func (c *conn) sweep(now int64) {
 		c.writeBy.CompareAndSwap(by, c.seenWrite)
 		return
 	}
-	_ = c.Conn.SetWriteDeadline(time.Unix(1, 0))
+	_ = c.below.SetWriteDeadline(time.Unix(1, 0))
 }
 
 func (c *conn) acknowledged() (n uint64) {

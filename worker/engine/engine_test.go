@@ -23,6 +23,7 @@ import (
 	"drover/internal/sys"
 	"drover/ipc/scoreboard"
 	"drover/worker/fastnet"
+	"drover/worker/secure"
 
 	"github.com/valyala/fasthttp"
 	"go.uber.org/goleak"
@@ -57,6 +58,7 @@ type server struct {
 	tracker  *tracker
 	board    *scoreboard.Board
 	listener *bounded
+	keys     *secure.Keys // nil is plain text
 	draining chan struct{}
 	served   chan error
 	log      *lines
@@ -107,7 +109,11 @@ func (s *server) start(limits config.HTTP) {
 	s.t.Helper()
 	s.engine.Attach(s.board, limits, s.draining, slog.New(slog.NewTextHandler(s.log, nil)))
 	s.listener = listen(s.t)
-	go func() { s.served <- s.engine.Serve(s.listener) }()
+	var l net.Listener = s.listener
+	if s.keys != nil {
+		l = &secure.Listener{Listener: l, Keys: s.keys}
+	}
+	go func() { s.served <- s.engine.Serve(l) }()
 	s.t.Cleanup(func() {
 		s.closeListener()
 		s.ended.Do(func() { close(s.draining) })

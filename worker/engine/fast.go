@@ -34,7 +34,7 @@ func FastHTTPServer(s *fasthttp.Server) *Fast {
 // for several listeners at once.
 func (f *Fast) Serve(l net.Listener) error {
 	f.setup.Do(f.configure)
-	err := f.server.Serve(&listener{l, f.tracker})
+	err := f.server.Serve(f.listen(l, f.encrypt))
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
@@ -73,7 +73,7 @@ func (f *Fast) configure() {
 
 // handle is around each request.
 func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
-	c, _ := ctx.Conn().(*conn)
+	c := ours(ctx.Conn())
 	if c != nil {
 		c.enter(handling, 0)
 	}
@@ -92,6 +92,9 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 	}
 	f.board.End(token, ctx.Response.StatusCode(), requestBytes(ctx), responseBytes(ctx))
 	if c != nil && !reading {
+		if c.cork != nil {
+			c.whole = !ctx.Response.IsBodyStream() && ctx.LastTimeoutErrorResponse() == nil
+		}
 		c.enter(answered, 0)
 	}
 }
@@ -135,7 +138,7 @@ func (f *Fast) refuse(ctx *fasthttp.RequestCtx, err error) {
 	status := refusal(err)
 	ctx.Error(fasthttp.StatusMessage(status), status)
 	ctx.SetConnectionClose()
-	if c, ok := ctx.Conn().(*conn); ok && !c.is(fresh) {
+	if c := ours(ctx.Conn()); c != nil && !c.is(fresh) {
 		f.board.End(f.board.Begin(time.Time{}, nil, nil), status, 0, responseBytes(ctx))
 	}
 }

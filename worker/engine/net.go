@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -40,7 +41,7 @@ func Server(s *http.Server) *Net {
 // for several listeners at once.
 func (n *Net) Serve(l net.Listener) error {
 	n.setup.Do(n.configure)
-	err := n.server.Serve(&listener{l, n.tracker})
+	err := n.server.Serve(n.listen(l, n.encrypt))
 	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -62,7 +63,7 @@ func (n *Net) configure() {
 		s.MaxHeaderBytes = max(1, n.limits.HeaderBytes-4096)
 	}
 	if s.ErrorLog == nil {
-		s.ErrorLog = slog.NewLogLogger(n.log.Handler(), slog.LevelWarn)
+		s.ErrorLog = log.New(withoutHandshakes{slog.NewLogLogger(n.log.Handler(), slog.LevelWarn)}, "", 0)
 	}
 	s.ConnState = n.connState
 	s.Handler = http.HandlerFunc(n.handle)

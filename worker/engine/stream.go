@@ -40,14 +40,18 @@ func leftover(ctx *fasthttp.RequestCtx) bool {
 	return true
 }
 
-// ours is the connection that the tracker knows, below TLS where there is TLS, or
-// nil.
+// ours is the connection that the tracker knows, above TLS or below it, or nil.
 func ours(nc net.Conn) *conn {
-	if t, ok := nc.(*tls.Conn); ok {
-		nc = t.NetConn()
+	switch c := nc.(type) {
+	case *conn:
+		return c
+	case *encrypted: // fasthttp's
+		return c.conn
+	case *tls.Conn: // net/http's
+		below, _ := c.NetConn().(*conn)
+		return below
 	}
-	c, _ := nc.(*conn)
-	return c
+	return nil
 }
 
 // Gone is closed when the client of a request has left, or has ended its sending,

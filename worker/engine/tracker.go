@@ -10,6 +10,7 @@ import (
 
 	"drover/config"
 	"drover/ipc/scoreboard"
+	"drover/worker/secure"
 )
 
 // tracker knows an engine's open connections: it counts and bounds them, sweeps
@@ -52,6 +53,17 @@ func newTracker(byHand bool) *tracker {
 type listener struct {
 	net.Listener
 	t *tracker
+	// encrypt begins TLS over a connection, and to track it; nil is plain text.
+	encrypt func(net.Conn) net.Conn
+}
+
+// listen gives l to a tracker. Where its connections are encrypted, that is left to
+// the engine: over is given keys and the connection below.
+func (t *tracker) listen(l net.Listener, over func(*secure.Keys, net.Conn) net.Conn) *listener {
+	if s, ok := l.(*secure.Listener); ok {
+		return &listener{s.Listener, t, func(c net.Conn) net.Conn { return over(s.Keys, c) }}
+	}
+	return &listener{l, t, nil}
 }
 
 // Accept waits while the tracker has as many connections as are allowed: the
@@ -61,6 +73,9 @@ func (l *listener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
+	}
+	if l.encrypt != nil {
+		return l.encrypt(c), nil
 	}
 	return l.t.add(c), nil
 }
@@ -110,9 +125,12 @@ func (t *tracker) makeRoom() {
 	}
 }
 
-// add begins to track a connection, and wakes the sweeper when it sleeps.
-func (t *tracker) add(inner net.Conn) *conn {
-	c := &conn{Conn: inner, t: t}
+// add begins to track a connection.
+func (t *tracker) add(c net.Conn) *conn { return t.track(&conn{Conn: c, below: c}) }
+
+// track begins to track a connection, and wakes the sweeper when it sleeps.
+func (t *tracker) track(c *conn) *conn {
+	c.t = t
 	t.board.Accepted()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -226,6 +244,6 @@ func (t *tracker) closeAll() {
 	}
 	t.mu.Unlock()
 	for _, c := range conns {
-		c.Close()
+		c.abandon()
 	}
 }

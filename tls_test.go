@@ -1,0 +1,125 @@
+package drover_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"drover/internal/authority"
+	"drover/internal/load"
+)
+
+// Over TLS: a client resumes with any worker, a replaced certificate and a reload cost
+// nobody anything, a killed worker what it had accepted; and nothing of a key is to be
+// seen from outside.
+func TestTLS(t *testing.T) {
+	both(t, func(t *testing.T, engine string) {
+		h := newPlainHerd(t, engine)
+		a, dir := authority.New(), t.TempDir()
+		certificate, key := a.Write(dir, "live", "herd.test")
+		h.env = append(h.env, "HERD_WORKERS=4", "HERD_MIN_UPTIME=100ms", "HERD_TLS="+certificate+":"+key)
+		h.launch()
+		h.await("four ready workers", func(e []event) bool { return count(e, "ready") >= 4 })
+
+		config := &tls.Config{RootCAs: a.Pool(), ServerName: "herd.test"}
+		h.hidesItsKey(key)
+
+		// The first asks for a ticket; each answer brings another.
+		resuming := config.Clone()
+		resuming.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+		resumed := 0
+		const connections = 101
+		for range connections {
+			if h.overTLS(resuming).DidResume {
+				resumed++
+			}
+		}
+		if resumed < connections-1 {
+			t.Errorf("%d of %d connections were resumed by four workers, want all but the first", resumed, connections)
+		}
+
+		names := config.Clone() // of two certificates, the first and its successor
+		names.InsecureSkipVerify = true
+		r := load.Start(load.Load{Addr: h.addr, KeepAlive: 4, PerRequest: 4, Slow: 2, TLS: names})
+		defer r.Stop()
+		if err := r.AwaitOK(50); err != nil {
+			t.Fatal(err)
+		}
+		a.Write(dir, "live", "next.test")
+		h.await("the new certificate", func(e []event) bool { return count(e, "certificate") >= 2 })
+		next := config.Clone()
+		next.ServerName = "next.test"
+		h.overTLS(next)
+		if err := h.client().Reload(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		h.overTLS(next)
+		if c := r.Counts(); c.Lost() != 0 {
+			t.Errorf("a new certificate and a reload: %s; the first losses:\n%s", c, r.Losses())
+		}
+		before := r.Counts()
+		victim := h.ready()[0]
+		if err := syscall.Kill(victim.PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		h.await("a successor", func(e []event) bool { return count(e, "ready") >= 9 })
+		exit := pick(h.happened(), "exit")
+		if err := r.AwaitOK(50); err != nil {
+			t.Error(err)
+		}
+		lost(t, r, r.Stop().Minus(before), exit[len(exit)-1].Connections+1)
+		h.hidesItsKey(key)
+		h.stop()
+	})
+}
+
+// overTLS asks once, on a connection of its own, and says what was agreed on.
+func (h *herd) overTLS(config *tls.Config) tls.ConnectionState {
+	h.t.Helper()
+	c, kind, err := load.Dial(h.addr, 10*time.Second)
+	if kind == load.OK {
+		kind, err = c.Encrypt(config, 10*time.Second)
+	}
+	if kind == load.OK {
+		kind, err = c.Get("/", false, 10*time.Second, "ok")
+	}
+	if kind != load.OK {
+		h.t.Fatalf("over TLS: %s: %v", kind, err)
+	}
+	return c.Conn.(*tls.Conn).ConnectionState()
+}
+
+// hidesItsKey looks for a key, in the forms that it could have, in what other users
+// or a log may show of the processes.
+func (h *herd) hidesItsKey(path string) {
+	h.t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	secrets := [][]byte{[]byte(strings.Split(string(text), "\n")[1]), block.Bytes, []byte(fmt.Sprintf("%x", block.Bytes))}
+	shown := map[string][]byte{"the log": []byte(h.log())}
+	for _, pid := range append(h.living(), h.master.Process.Pid) {
+		for _, file := range []string{"environ", "cmdline"} {
+			path := fmt.Sprintf("/proc/%d/%s", pid, file)
+			if shown[path], err = os.ReadFile(path); err != nil {
+				h.t.Fatal(err)
+			}
+		}
+	}
+	for where, data := range shown {
+		for _, secret := range secrets {
+			if bytes.Contains(data, secret) {
+				h.t.Errorf("%s shows the private key", where)
+			}
+		}
+	}
+}

@@ -1,0 +1,343 @@
+package engine
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"drover/config"
+	"drover/internal/authority"
+	"drover/ipc/scoreboard"
+	"drover/worker/secure"
+
+	"github.com/valyala/fasthttp"
+)
+
+// trusted is who all servers of these tests have their certificates from.
+var trusted = sync.OnceValue(authority.New)
+
+// keysFor are keys with a certificate for one host.
+func keysFor(t testing.TB, host string) *secure.Keys {
+	t.Helper()
+	k := new(secure.Keys)
+	set(t, k, host)
+	return k
+}
+
+func set(t testing.TB, k *secure.Keys, host string) {
+	t.Helper()
+	pair, err := tls.X509KeyPair(trusted().Issue(time.Now().Add(time.Hour), host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Set(&tls.Config{Certificates: []tls.Certificate{pair}}, [][32]byte{{1}})
+}
+
+// bothOverTLS runs a test on both engines, whose certificate is for a.test.
+func bothOverTLS(t *testing.T, limits config.HTTP, test func(t *testing.T, s *server)) {
+	t.Parallel()
+	for _, e := range engines {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			s.engine, s.tracker = e.make(s)
+			s.keys = keysFor(t, "a.test")
+			s.start(limits)
+			test(t, s)
+		})
+	}
+}
+
+// secureClient is a client's connection, over TLS.
+type secureClient struct {
+	*tls.Conn
+	r *bufio.Reader
+	t testing.TB
+}
+
+// over shakes hands on a connection.
+func (c *client) over(config *tls.Config) (*secureClient, error) {
+	config.RootCAs = trusted().Pool()
+	if config.ServerName == "" {
+		config.ServerName = "a.test"
+	}
+	t := tls.Client(c.TCPConn, config)
+	return &secureClient{t, bufio.NewReader(t), c.t}, t.Handshake()
+}
+
+func (s *server) dialTLS() *secureClient {
+	s.t.Helper()
+	c, err := s.dial().over(&tls.Config{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c
+}
+
+func (c *secureClient) want(request string, status int, body string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c, request); err != nil {
+		c.t.Fatal(err)
+	}
+	c.receive(status, body)
+}
+
+func (c *secureClient) receive(status int, body string) {
+	c.t.Helper()
+	r, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	got, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != status || string(got) != body {
+		c.t.Errorf("%d %.60q, %v; want %d %.60q", r.StatusCode, got, err, status, body)
+	}
+}
+
+// ended waits until the server has said that the connection is at its end
+// (close_notify): without that word an answer could have been cut.
+func (c *secureClient) ended() {
+	c.t.Helper()
+	if n, err := io.Copy(io.Discard, c.r); n != 0 || err != nil { // io.ErrUnexpectedEOF without it
+		c.t.Errorf("%d bytes, %v; want the end of the connection", n, err)
+	}
+}
+
+func TestTLS(t *testing.T) {
+	bothOverTLS(t, config.HTTP{}, func(t *testing.T, s *server) {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			c, err := s.dial().over(&tls.Config{MaxVersion: version, NextProtos: []string{"http/1.1"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.want(get("/hello"), 200, "hello")
+			c.want(post("/echo", "an echo"), 200, "an echo")
+			c.want(get("/big"), 200, string(big))
+			c.want(get("/hello")+get("/hello"), 200, "hello")
+			c.receive(200, "hello")
+			if state := c.ConnectionState(); state.Version != version || state.NegotiatedProtocol != "http/1.1" {
+				t.Errorf("version %x, protocol %q", state.Version, state.NegotiatedProtocol)
+			}
+			c.Close()
+		}
+		if _, err := s.dial().over(&tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS11}); err == nil {
+			t.Error("TLS 1.1 is spoken")
+		}
+		s.until("all connections are closed", func(b scoreboard.Snapshot) bool { return b.Connections == 0 })
+		if log := s.log.String(); log != "" {
+			t.Errorf("logged: %s", log)
+		}
+	})
+}
+
+// With net/http a client may speak HTTP/2; fasthttp offers it to nobody.
+func TestProtocolOverTLS(t *testing.T) {
+	bothOverTLS(t, config.HTTP{}, func(t *testing.T, s *server) {
+		transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: trusted().Pool(), ServerName: "a.test"}}
+		defer transport.CloseIdleConnections()
+		r, err := (&http.Client{Transport: transport}).Get("https://" + s.listener.Addr().String() + "/hello")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Body.Close()
+		want := 1
+		if _, is := s.engine.(*Net); is {
+			want = 2
+		}
+		if body, err := io.ReadAll(r.Body); r.ProtoMajor != want || string(body) != "hello" || err != nil {
+			t.Errorf("HTTP/%d, %q, %v; want HTTP/%d", r.ProtoMajor, body, err, want)
+		}
+	})
+}
+
+func TestPlainTextToTLS(t *testing.T) {
+	bothOverTLS(t, config.HTTP{}, func(t *testing.T, s *server) {
+		c := s.dial()
+		c.send(get("/hello"))
+		if r, body := c.receive("GET"); r.StatusCode != 400 || !strings.Contains(body, "HTTPS") {
+			t.Errorf("%d %q", r.StatusCode, body)
+		}
+	})
+}
+
+// A handshake is within the limit of the first header.
+func TestStalledHandshakeIsCut(t *testing.T) {
+	bothOverTLS(t, config.HTTP{HeaderTimeout: 300 * time.Millisecond, IdleTimeout: 300 * time.Millisecond}, func(t *testing.T, s *server) {
+		begun := time.Now()
+		silent, half := s.dial(), s.dial()
+		half.send("\x16\x03\x01\x02\x00\x01") // the beginning of a ClientHello
+		shaken, idle := s.dialTLS(), s.dialTLS()
+		idle.want(get("/hello"), 200, "hello")
+		silent.closed(false)
+		half.closed(true)
+		_, _ = io.Copy(io.Discard, shaken.r) // it is owed an answer, 408, or none
+		idle.ended()
+		if took := time.Since(begun); took > 10*time.Second { // the limit, its second, and a busy machine
+			t.Errorf("cut after %v", took)
+		}
+	})
+}
+
+// Idle connections end by the word that TLS has for it.
+func TestDrainOverTLS(t *testing.T) {
+	bothOverTLS(t, config.HTTP{}, func(t *testing.T, s *server) {
+		idle, busy := s.dialTLS(), s.dialTLS()
+		idle.want(get("/hello"), 200, "hello")
+		if _, err := io.WriteString(busy, get("/wait")); err != nil {
+			t.Fatal(err)
+		}
+		<-s.entered
+		s.drain()
+		done := s.shutdown(t.Context())
+		idle.ended()
+		s.release <- struct{}{}
+		busy.receive(200, "waited")
+		busy.ended()
+		if err := s.ends(done); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestKeysAreReplaced(t *testing.T) {
+	bothOverTLS(t, config.HTTP{}, func(t *testing.T, s *server) {
+		before := s.dialTLS()
+		set(t, s.keys, "b.test")
+		if _, err := s.dial().over(&tls.Config{}); err == nil {
+			t.Error("the old certificate is shown on")
+		}
+		after, err := s.dial().over(&tls.Config{ServerName: "b.test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		before.want(get("/hello"), 200, "hello")
+		after.want(get("/hello"), 200, "hello")
+	})
+}
+
+func TestUpgradeOverTLS(t *testing.T) {
+	bothOverTLS(t, config.HTTP{}, func(t *testing.T, s *server) {
+		c := s.dialTLS()
+		if _, err := io.WriteString(c, get("/upgrade")); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := c.r.ReadString('\n'); err != nil || !strings.Contains(line, "101") {
+			t.Fatalf("%q, %v", line, err)
+		}
+		for line := "header"; line != "\r\n"; {
+			var err error
+			if line, err = c.r.ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 {
+			if _, err := io.WriteString(c, "ping"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(c.r, make([]byte, 4)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.Close()
+		s.until("the upgraded connection is closed", func(b scoreboard.Snapshot) bool { return b.Connections == 0 && b.InFlight == 0 })
+	})
+}
+
+// counted counts the writes of all its connections.
+type counted struct {
+	net.Listener
+	writes atomic.Int64
+}
+
+type countedConn struct {
+	net.Conn
+	l *counted
+}
+
+func (l *counted) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &countedConn{c, l}, nil
+}
+
+func (c *countedConn) Write(p []byte) (int, error) {
+	c.l.writes.Add(1)
+	return c.Conn.Write(p)
+}
+
+// An answer that is in memory goes out by one write, however many records it has and
+// however many pieces fasthttp makes of it.
+func TestOneWriteForAnAnswer(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(t)
+	body := bytes.Repeat([]byte("0123456789"), 1<<10)
+	e := FastHTTP(func(ctx *fasthttp.RequestCtx) {
+		if string(ctx.Path()) == "/stream" {
+			ctx.SetBodyStreamWriter(func(w *bufio.Writer) {
+				for range 3 {
+					_, _ = w.WriteString("part")
+					_ = w.Flush()
+					<-s.release
+				}
+			})
+			return
+		}
+		ctx.SetBody(body)
+	})
+	e.Attach(s.board, config.HTTP{}, s.draining, slog.New(slog.NewTextHandler(s.log, nil)))
+	writes := &counted{Listener: l}
+	served := make(chan error, 1)
+	go func() { served <- e.Serve(&secure.Listener{Listener: writes, Keys: keysFor(t, "a.test")}) }()
+	tcp, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := (&client{TCPConn: tcp.(*net.TCPConn), t: t}).over(&tls.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.want(get("/"), 200, string(body)) // the session ticket has come too, now
+	for n := range 40 {                 // from small records to large ones (crypto/tls, recordSizeBoostThreshold)
+		before := writes.writes.Load()
+		c.want(get("/"), 200, string(body))
+		if got := writes.writes.Load() - before; got != 1 {
+			t.Fatalf("answer %d: %d writes, want 1", n, got)
+		}
+	}
+	// What is flushed while it is made is sent at once.
+	if _, err := io.WriteString(c, get("/stream")); err != nil {
+		t.Fatal(err)
+	}
+	r, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := io.ReadFull(r.Body, make([]byte, 4)); err != nil {
+			t.Fatal(err)
+		}
+		s.release <- struct{}{}
+	}
+	r.Body.Close()
+	c.Close()
+	l.Close()
+	if err := errors.Join(<-served, e.Shutdown(t.Context())); err != nil {
+		t.Error(err)
+	}
+}
