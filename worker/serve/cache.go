@@ -1,85 +1,78 @@
 package serve
 
 import (
-	"bytes"
-	"io"
 	"io/fs"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/valyala/fasthttp"
+	"drover/worker/middleware"
 )
 
 // What a worker keeps of files in memory.
 const (
 	smallFile = 64 << 10 // bytes; larger ones are sent by the kernel (sendfile(2))
-	keptBytes = 16 << 20
+	keptBytes = 16 << 20 // of small files, and of what files were compressed to
 	keptFiles = 4096
+	// idleHandles is how many open descriptors of a larger file wait for its next
+	// request: opening it again costs as much as sending a small one.
+	idleHandles = 8
 )
 
-// cache keeps small files that were asked for twice within fresh. After fresh a
-// file is looked at before it is served again: one that was changed, replaced or
-// removed is forgotten.
+// fresh is how long a file may be served as it was before it changed.
+const fresh = time.Second
+
+// cache keeps files that were asked for twice within fresh, and those that were
+// compressed. After fresh a file is looked at before it is served again: one that
+// was changed, replaced or removed is forgotten.
 type cache struct {
 	dir *os.Root
 
 	mu    sync.RWMutex // every request looks a file up; few are kept or forgotten
 	files map[string]*file
-	bytes int // of all bodies
+	bytes int // that all of them hold
 }
 
-// file is one that is kept; until it has a body, only known to have been asked for.
+// file is one that is served. Only what is atomic, or the cache's mu holds, changes
+// once it is made.
 type file struct {
+	path     string       // as it is asked for
 	name     string       // below the root
-	looked   atomic.Int64 // when it was, in ns of Unix time; without a body, when it was asked for
-	info     fs.FileInfo
-	kind     string // Content-Type
-	modified string // Last-Modified
-	body     []byte // never written to
+	looked   atomic.Int64 // when it was, in ns of Unix time
+	info     fs.FileInfo  // nil: it is only known when it was asked for
+	settled  bool         // it had not changed for fresh: else it may change, and its time stay the same
+	kind     string       // Content-Type
+	modified string       // Last-Modified
+	tag      string       // ETag: weak where the file was not settled (RFC 9110, section 8.8.3)
+	weak     string       // ETag of what is compressed
+	body     []byte       // of a small file that is kept; never written to
+
+	compressible bool
+	// encoded is what the file comes to in each coding; empty where that is not worth
+	// it, nil before it was tried.
+	encoded [len(middleware.Codings)]atomic.Pointer[[]byte]
+
+	// The cache's mu holds these.
+	held int        // bytes of body and encoded
+	idle []*os.File // of a larger file
 }
 
 func newCache(dir *os.Root) *cache { return &cache{dir: dir, files: map[string]*file{}} }
 
-// whole reports whether all of a file is asked for.
-func whole(ctx *fasthttp.RequestCtx) bool {
-	return ctx.IsGet() && len(ctx.Request.Header.Peek(fasthttp.HeaderRange)) == 0
-}
-
-// serve answers with a file that is kept, or reports that there is none.
-func (c *cache) serve(ctx *fasthttp.RequestCtx) bool {
-	if !whole(ctx) {
-		return false
-	}
-	f := c.find(ctx.Path())
-	if f == nil {
-		return false
-	}
-	if !ctx.IfModifiedSince(f.info.ModTime()) {
-		ctx.NotModified()
-		return true
-	}
-	ctx.SetContentType(f.kind)
-	ctx.Response.Header.Set(fasthttp.HeaderAcceptRanges, "bytes")
-	ctx.Response.Header.Set(fasthttp.HeaderLastModified, f.modified)
-	ctx.Response.SetBodyRaw(f.body)
-	return true
-}
-
-// find gives the file of a request's path, or nil.
+// find gives the file that is kept for a path, or nil.
 func (c *cache) find(path []byte) *file {
 	c.mu.RLock()
 	f := c.files[string(path)]
 	c.mu.RUnlock()
-	if f == nil || f.body == nil {
+	if f == nil || f.info == nil {
 		return nil
 	}
 	now := time.Now().UnixNano()
 	// One request looks; others that come meanwhile take what is there.
 	if was := f.looked.Load(); now-was > int64(fresh) && f.looked.CompareAndSwap(was, now) {
 		if info, err := c.dir.Stat(f.name); err != nil || !same(info, f.info) {
-			c.forget(string(path), f)
+			c.forget(f)
 			return nil
 		}
 	}
@@ -91,94 +84,128 @@ func same(a, b fs.FileInfo) bool {
 	return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime())
 }
 
-// answered takes note that all of a file was answered otherwise, and keeps it
-// when that is worth it.
-func (c *cache) answered(ctx *fasthttp.RequestCtx) {
-	if length := ctx.Response.Header.ContentLength(); !whole(ctx) || ctx.Response.StatusCode() != fasthttp.StatusOK || length < 0 || length > smallFile {
-		return
-	}
-	path := string(ctx.Path())
-	now := time.Now()
-	if !c.again(path, now) {
-		return
-	}
-	f := c.read(bytes.TrimPrefix(ctx.Path(), []byte("/")), now)
-	if f == nil {
-		return
-	}
-	f.kind = string(ctx.Response.Header.ContentType())
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.put(path, f)
-}
-
 // again reports whether a path was asked for within fresh before, and notes that
 // it is now.
 func (c *cache) again(path string, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if f := c.files[path]; f != nil && f.body == nil {
+	if f := c.files[path]; f != nil && f.info == nil {
 		return now.UnixNano()-f.looked.Swap(now.UnixNano()) < int64(fresh)
 	} else if f != nil {
 		return false // another request has just kept it
 	}
-	f := &file{}
+	f := &file{path: path}
 	f.looked.Store(now.UnixNano())
-	c.put(path, f)
+	c.put(f)
 	return false
 }
 
-// read reads a small file whole, or gives nil. One that was changed within fresh
-// is not kept: it may change again, and its time of change stay the same.
-func (c *cache) read(name []byte, now time.Time) *file {
-	if len(name) == 0 || bytes.HasSuffix(name, []byte("/")) {
-		name = append(name[:len(name):len(name)], "index.html"...)
+// keep keeps a file for its path, unless it may still change unnoticed. h is open
+// for it; a small one is read whole.
+func (c *cache) keep(f *file, h *os.File) {
+	if !f.settled {
+		return
 	}
-	f := &file{name: string(name)}
-	from, err := c.dir.Open(f.name)
-	if err != nil {
-		return nil
+	if f.info.Size() <= smallFile {
+		body := make([]byte, f.info.Size())
+		if n, err := h.ReadAt(body, 0); n < len(body) {
+			_ = err // it has got shorter: it is served from the descriptor, as far as it goes
+			return
+		}
+		if after, err := h.Stat(); err != nil || !same(after, f.info) {
+			return
+		}
+		f.body, f.held = body, len(body)
 	}
-	defer from.Close()
-	if f.info, err = from.Stat(); err != nil || !f.info.Mode().IsRegular() || f.info.Size() > smallFile || now.Sub(f.info.ModTime()) < fresh {
-		return nil
-	}
-	f.body = make([]byte, f.info.Size())
-	if _, err := io.ReadFull(from, f.body); err != nil {
-		return nil
-	}
-	if after, err := from.Stat(); err != nil || !same(after, f.info) {
-		return nil
-	}
-	f.modified = string(fasthttp.AppendHTTPDate(nil, f.info.ModTime()))
-	f.looked.Store(now.UnixNano())
-	return f
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.put(f)
 }
 
-// put keeps a file, and forgets others, whichever, until it fits.
-func (c *cache) put(path string, f *file) {
-	if was := c.files[path]; was != nil {
-		c.bytes -= len(was.body)
+// put takes a file in, and forgets others, whichever, until it fits. mu is held.
+func (c *cache) put(f *file) {
+	if was := c.files[f.path]; was != nil {
+		c.drop(was)
 	}
-	c.files[path] = f
-	c.bytes += len(f.body)
-	for other, o := range c.files {
+	c.files[f.path] = f
+	c.bytes += f.held
+	c.fit(f)
+}
+
+// fit forgets files but one until the others fit. mu is held.
+func (c *cache) fit(but *file) {
+	for _, f := range c.files {
 		if c.bytes <= keptBytes && len(c.files) <= keptFiles {
 			return
 		}
-		if other != path {
-			delete(c.files, other)
-			c.bytes -= len(o.body)
+		if f != but {
+			c.drop(f)
 		}
 	}
 }
 
+// drop forgets a file. mu is held.
+func (c *cache) drop(f *file) {
+	delete(c.files, f.path)
+	c.bytes -= f.held
+	for _, h := range f.idle {
+		h.Close()
+	}
+	f.idle = nil
+}
+
 // forget drops a file, unless another has taken its place.
-func (c *cache) forget(path string, f *file) {
+func (c *cache) forget(f *file) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.files[path] == f {
-		delete(c.files, path)
-		c.bytes -= len(f.body)
+	if c.files[f.path] == f {
+		c.drop(f)
+	}
+}
+
+// encodedAs keeps what a file was compressed to in a coding.
+func (c *cache) encodedAs(f *file, coding int, body []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.files[f.path] != f || !f.encoded[coding].CompareAndSwap(nil, &body) {
+		return
+	}
+	f.held += len(body)
+	c.bytes += len(body)
+	c.fit(f)
+}
+
+// open gives a descriptor of a file, to be given back by release. The file may
+// have become another since f was made: then it is an error.
+func (c *cache) open(f *file) (*os.File, error) {
+	c.mu.Lock()
+	if n := len(f.idle); n > 0 {
+		h := f.idle[n-1]
+		f.idle = f.idle[:n-1]
+		c.mu.Unlock()
+		return h, nil
+	}
+	c.mu.Unlock()
+	h, err := openRegular(c.dir, f.name)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := h.Stat(); err != nil || !same(info, f.info) {
+		h.Close()
+		return nil, fs.ErrNotExist
+	}
+	return h, nil
+}
+
+// release takes a descriptor of a file back.
+func (c *cache) release(f *file, h *os.File) {
+	c.mu.Lock()
+	if c.files[f.path] == f && f.body == nil && len(f.idle) < idleHandles {
+		f.idle = append(f.idle, h)
+		h = nil
+	}
+	c.mu.Unlock()
+	if h != nil {
+		h.Close()
 	}
 }

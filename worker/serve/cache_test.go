@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -133,23 +134,26 @@ func TestKeptFilesAreBounded(t *testing.T) {
 	for i := range n {
 		old(t, filepath.Join(root, fmt.Sprintf("%d.txt", i)), strings.Repeat("x", smallFile))
 	}
-	old(t, filepath.Join(root, "large.txt"), strings.Repeat("x", smallFile+1))
-	if f := c.read([]byte("large.txt"), time.Now()); f != nil {
-		t.Errorf("a file of %d bytes is kept", len(f.body))
-	}
 	var all sync.WaitGroup
 	for part := range 4 {
 		all.Go(func() {
 			for i := part; i < n; i += 4 {
 				name := fmt.Sprintf("%d.txt", i)
-				f := c.read([]byte(name), time.Now())
-				if f == nil {
-					t.Errorf("%s is not kept", name)
+				h, err := openRegular(dir, name)
+				if err != nil {
+					t.Error(err)
 					return
 				}
-				c.mu.Lock()
-				c.put("/"+name, f)
-				c.mu.Unlock()
+				f := &file{path: "/" + name, name: name}
+				if err := f.describe(h, time.Now()); err != nil {
+					t.Error(err)
+				}
+				c.keep(f, h)
+				c.encodedAs(f, 0, make([]byte, i))
+				c.release(f, h)
+				if len(f.body) != smallFile {
+					t.Errorf("%s is not kept", name)
+				}
 			}
 		})
 	}
@@ -157,8 +161,53 @@ func TestKeptFilesAreBounded(t *testing.T) {
 	sum := 0
 	for _, f := range c.files {
 		sum += len(f.body)
+		if e := f.encoded[0].Load(); e != nil {
+			sum += len(*e)
+		}
 	}
-	if sum != c.bytes || sum > keptBytes || sum < keptBytes-smallFile {
+	if sum != c.bytes || sum > keptBytes || sum < keptBytes-2*smallFile {
 		t.Errorf("%d bytes are kept, and counted as %d, want nearly %d", sum, c.bytes, keptBytes)
+	}
+}
+
+// A larger file's descriptors are used again, and closed when it is forgotten.
+func TestDescriptorsOfLargerFiles(t *testing.T) {
+	root := tree(t)
+	path := filepath.Join(root, "app.js")
+	old(t, path, strings.Repeat("x", smallFile+1))
+	site, err := newSite(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &fasthttp.Server{Handler: site.serve}
+	for range 2 { // the second keeps it
+		if n := len(ask(t, s, get("/app.js")).Body()); n != smallFile+1 {
+			t.Fatalf("%d bytes", n)
+		}
+	}
+	f := site.kept.find([]byte("/app.js"))
+	if f == nil || len(f.idle) != 1 || f.body != nil {
+		t.Fatalf("kept: %+v, want one descriptor that is idle", f)
+	}
+	idle := f.idle[0]
+	ask(t, s, get("/app.js")).Body()
+	if len(f.idle) != 1 || f.idle[0] != idle {
+		t.Errorf("the descriptor was not used again: %v", f.idle)
+	}
+	out, err := site.kept.open(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	another, err := site.kept.open(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	site.kept.release(f, another)
+	site.kept.forget(f)
+	site.kept.release(f, out)
+	for _, h := range []*os.File{idle, another} {
+		if _, err := h.Stat(); !errors.Is(err, os.ErrClosed) {
+			t.Errorf("a descriptor of a file that is forgotten is open: %v", err)
+		}
 	}
 }

@@ -4,15 +4,8 @@
 package serve
 
 import (
-	"bytes"
 	_ "embed"
-	"fmt"
-	"log/slog"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
-	"time"
 
 	"github.com/valyala/fasthttp"
 )
@@ -29,46 +22,28 @@ type Config struct {
 	Stopping <-chan struct{}
 }
 
-// fresh is how long a file may be served as it was before it changed.
-const fresh = time.Second
-
 // Server makes the server. Its error says what is wrong with the root.
 func Server(c Config) (*fasthttp.Server, error) {
 	h, err := handler(c)
 	if err != nil {
 		return nil, err
 	}
-	return &fasthttp.Server{Handler: h, Logger: unimpressed{slog.NewLogLogger(slog.Default().Handler(), slog.LevelWarn)}}, nil
-}
-
-// unimpressed is a log without what clients cause by asking for files that there
-// are not, which fasthttp.FS would log for each request.
-type unimpressed struct{ fasthttp.Logger }
-
-func (u unimpressed) Printf(format string, args ...any) {
-	line := fmt.Sprintf(format, args...)
-	for _, usual := range []string{
-		"no such file or directory", "not a directory", "path escapes from parent", "file name too long",
-		"too many levels of symbolic links", "cannot access directory without index page", "cannot parse byte range",
-	} {
-		if strings.Contains(line, usual) {
-			return
-		}
-	}
-	u.Logger.Printf("%s", line)
+	return &fasthttp.Server{Handler: h}, nil
 }
 
 // handler makes the handler. It resolves the root, a symbolic link too, once: a
 // link that was moved is followed by the next life.
 //
 // /healthz is always the health check, and hides a file of that name. Files and
-// directories whose names begin with '.' are not served, nor is anything behind
-// a link that leads out of the root; a directory is its index.html.
+// directories whose names begin with '.' are not served, but for /.well-known/,
+// nor is anything behind a link that leads out of the root; a directory is its
+// index.html. What there is not is answered by the root's 404.html, where it has
+// one.
 func handler(c Config) (fasthttp.RequestHandler, error) {
-	var site fasthttp.RequestHandler
+	var site *site
 	if c.Root != "" {
 		var err error
-		if site, err = files(c.Root); err != nil {
+		if site, err = newSite(c.Root); err != nil {
 			return nil, err
 		}
 	}
@@ -86,7 +61,7 @@ func handler(c Config) (fasthttp.RequestHandler, error) {
 		case string(path) == "/healthz":
 			health(ctx, c.Stopping)
 		case site != nil:
-			site(ctx)
+			site.serve(ctx)
 		case !page(ctx, path):
 			notFound(ctx)
 		}
@@ -136,47 +111,4 @@ func health(ctx *fasthttp.RequestCtx, stopping <-chan struct{}) {
 	default:
 		plain(ctx, fasthttp.StatusOK, "ok\n")
 	}
-}
-
-// files serves the files below root.
-func files(root string) (fasthttp.RequestHandler, error) {
-	real, err := filepath.EvalSymlinks(root)
-	if err != nil {
-		return nil, fmt.Errorf("serve %s: %w", root, err)
-	}
-	info, err := os.Stat(real)
-	if err != nil {
-		return nil, fmt.Errorf("serve %s: %w", root, err)
-	}
-	if !info.IsDir() {
-		return nil, fmt.Errorf("serve %s: it is a file: want a directory", root)
-	}
-	// os.Root keeps every lookup below the directory, links included. It stays
-	// open as long as the worker lives.
-	dir, err := os.OpenRoot(real)
-	if err != nil {
-		return nil, fmt.Errorf("serve %s: %w", root, err)
-	}
-	fs := &fasthttp.FS{
-		FS:              dir.FS(),
-		IndexNames:      []string{"index.html"},
-		AcceptByteRange: true,
-		CacheDuration:   fresh,
-		PathNotFound:    notFound,
-	}
-	serve, kept := fs.NewRequestHandler(), newCache(dir)
-	return func(ctx *fasthttp.RequestCtx) {
-		if path := ctx.Path(); bytes.Contains(path, []byte("/.")) || bytes.IndexByte(path, 0) >= 0 {
-			notFound(ctx)
-			return
-		}
-		if kept.serve(ctx) {
-			return
-		}
-		serve(ctx)
-		if ctx.Response.StatusCode() == fasthttp.StatusForbidden { // a directory without index.html
-			notFound(ctx)
-		}
-		kept.answered(ctx)
-	}, nil
 }

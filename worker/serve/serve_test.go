@@ -199,7 +199,14 @@ func TestLog(t *testing.T) {
 	if lines.Len() > 0 {
 		t.Errorf("logged:\n%s", &lines)
 	}
-	s.Logger.Printf("cannot open file %q: %v", "app.js", syscall.EMFILE)
+	site, err := newSite(tree(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ctx fasthttp.RequestCtx
+	if site.refuse(&ctx, &os.PathError{Op: "openat", Path: "app.js", Err: syscall.EMFILE}); ctx.Response.StatusCode() != 503 {
+		t.Errorf("no descriptor is left: %d, want 503", ctx.Response.StatusCode())
+	}
 	if !strings.Contains(lines.String(), "too many open files") {
 		t.Errorf("EMFILE is not logged: %q", &lines)
 	}
