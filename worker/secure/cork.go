@@ -16,19 +16,23 @@ type Cork struct {
 	net.Conn
 
 	mu    sync.Mutex
-	held  []byte // empty unless holds
+	held  *[]byte // of the pool; nil: nothing is held
 	holds bool
 	err   error // of a write that TLS has taken for done
 }
 
-const (
-	// holdAtMost is how much is held back, in bytes; then it is written, and holding
-	// goes on. It is four records of the largest size.
-	holdAtMost = 64 << 10
-	// keepAtMost bounds the memory that a connection keeps for its next answer, in
-	// bytes.
-	keepAtMost = 4 << 10
-)
+// holdAtMost is from how much on what is held is written, in bytes; then holding goes
+// on. It is a record of the largest size: those are worth a write each, and copying
+// them is not.
+const holdAtMost = 16 << 10
+
+// pool has the memory of what is held. That is only between an answer's first record
+// and its last: few have any at a time.
+var pool = sync.Pool{New: func() any {
+	const overhead = 5 + 256 // of a record (RFC 8446, section 5.2)
+	buf := make([]byte, 0, 2*holdAtMost+overhead)
+	return &buf
+}}
 
 // Hold holds back what is written from now on.
 func (c *Cork) Hold() {
@@ -47,26 +51,31 @@ func (c *Cork) Release() error {
 
 // flush writes what is held. mu is held.
 func (c *Cork) flush() error {
-	if len(c.held) > 0 && c.err == nil {
-		_, c.err = c.Conn.Write(c.held)
+	if c.held == nil {
+		return c.err
 	}
-	if c.held = c.held[:0]; cap(c.held) > keepAtMost {
-		c.held = nil
+	if c.err == nil {
+		_, c.err = c.Conn.Write(*c.held)
 	}
+	*c.held = (*c.held)[:0]
+	pool.Put(c.held)
+	c.held = nil
 	return c.err
 }
 
 func (c *Cork) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil {
+	switch {
+	case c.err != nil:
 		return 0, c.err
-	}
-	if !c.holds {
+	case !c.holds, c.held == nil && len(p) >= holdAtMost:
 		return c.Conn.Write(p)
+	case c.held == nil:
+		c.held = pool.Get().(*[]byte)
 	}
-	c.held = append(c.held, p...)
-	if len(c.held) >= holdAtMost {
+	*c.held = append(*c.held, p...)
+	if len(*c.held) >= holdAtMost {
 		if err := c.flush(); err != nil {
 			return 0, err
 		}
