@@ -7,12 +7,10 @@ import (
 	"crypto/tls"
 	"flag"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 
 	"drover"
-	"drover/worker"
 
 	"github.com/valyala/fasthttp"
 	"github.com/valyala/fasthttp/prefork"
@@ -81,27 +79,11 @@ var noHTTP2 = map[string]func(*http.Server, *tls.Conn, http.Handler){}
 
 // herd serves an engine by drover, with every default that users get.
 func herd(o options, engine func() drover.Engine) error {
-	c := drover.Config{Name: "peer", Workers: o.workers, Listen: []drover.Listen{{Address: o.listen}}}
-	drover.Main(c, func(w *drover.Worker) error {
-		e := engine()
-		if o.certificate != "" {
-			pair, err := tls.LoadX509KeyPair(o.certificate, o.key)
-			if err != nil {
-				return err
-			}
-			e = encrypted{e.(worker.Attached), &tls.Config{Certificates: []tls.Certificate{pair}}}
-		}
-		return w.Serve(e)
-	})
+	l := drover.Listen{Address: o.listen}
+	if o.certificate != "" {
+		l.TLS = &drover.TLS{Certificates: []drover.Certificate{{Certificate: o.certificate, Key: o.key}}}
+	}
+	c := drover.Config{Name: "peer", Workers: o.workers, Listen: []drover.Listen{l}}
+	drover.Main(c, func(w *drover.Worker) error { return w.Serve(engine()) })
 	return nil
-}
-
-// encrypted is an engine behind TLS: drover has no setting for it yet.
-type encrypted struct {
-	worker.Attached
-	config *tls.Config
-}
-
-func (e encrypted) Serve(l net.Listener) error {
-	return e.Attached.Serve(tls.NewListener(l, e.config))
 }
