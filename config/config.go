@@ -268,9 +268,41 @@ type HTTP struct {
 	// accepted about a second later. Only HTTP engines have it: in HTTP the client
 	// speaks first.
 	NoDeferAccept bool
+	// AccessLog is a line for each request: AccessCombined or AccessJSON. Empty is none.
+	AccessLog string
+	// AccessFile is where the lines go, by a path of the workers, who append to it
+	// together; one that was moved away is made anew. Empty is the log.
+	AccessFile string
+	// AccessSample is which part of the requests has a line, by chance: above 0, at
+	// most 1. 0 is 1, all.
+	AccessSample float64
 	// CrashOnPanic lets a panic in a handler end the worker, after its stack is
 	// printed. False answers 500, counts and logs it, and serves on.
 	CrashOnPanic bool
+}
+
+// What HTTP.AccessLog may be.
+const (
+	AccessCombined = "combined" // as Apache and nginx have it
+	AccessJSON     = "json"     // an object a line
+)
+
+// CheckAccessLog says what is wrong with an HTTP's AccessLog, and what would be right.
+func CheckAccessLog(format string) error {
+	return oneOf("access log", format, AccessCombined, AccessJSON)
+}
+
+// checkAccess says what is wrong with an HTTP's access log, and what would be right.
+func (h HTTP) checkAccess() error {
+	switch {
+	case h.AccessLog == "" && h.AccessFile != "":
+		return wrong("access file", "%q without an access log: want its format too, %s or %s", h.AccessFile, AccessCombined, AccessJSON)
+	case h.AccessLog == "" && h.AccessSample != 0:
+		return wrong("access sample", "%v without an access log: want its format too, %s or %s", h.AccessSample, AccessCombined, AccessJSON)
+	case !(h.AccessSample >= 0 && h.AccessSample <= 1):
+		return wrong("access sample", "%v: want a number above 0, and at most 1, which is every request", h.AccessSample)
+	}
+	return CheckAccessLog(h.AccessLog)
 }
 
 // orDefault gives v, or def where v is the zero value; off where v is negative.
@@ -500,7 +532,7 @@ func (c Config) Check() error {
 			return wrong(d.field, "%v: want a duration of at least 0", d.value)
 		}
 	}
-	for _, err := range []error{CheckKind(c.Kind), CheckReady(c.Ready), CheckStopSignal(c.StopSignal), c.Node.Check()} {
+	for _, err := range []error{CheckKind(c.Kind), CheckReady(c.Ready), CheckStopSignal(c.StopSignal), c.Node.Check(), c.HTTP.checkAccess()} {
 		if err != nil {
 			return err
 		}

@@ -48,6 +48,9 @@ http:
   body_bytes: off
   connections: 5000
   defer_accept: false
+  access_log: combined
+  access_file: access.log
+  access_sample: 0.01
   crash_on_panic: true
 schedtrace: false
 logs: {format: json}
@@ -59,7 +62,7 @@ limits: {max_memory: 512MiB, max_requests: 1000, max_age: 1h, request_timeout: 3
 			Env:          map[string]string{"NODE_ENV": "production", "PORT": "3000", "DEBUG": "", "YES": "true"},
 			ReadyTimeout: 90 * time.Second, MinUptime: 2 * time.Second, HangTimeout: 5 * time.Second, Drain: 10 * time.Second, LameDuck: -1, OrphanTimeout: 5 * time.Second,
 			HTTP: HTTP{HeaderTimeout: 5 * time.Second, BodyTimeout: -1, WriteTimeout: time.Minute, IdleTimeout: 500 * time.Millisecond,
-				HeaderBytes: 32 << 10, BodyBytes: -1, Connections: 5000, NoDeferAccept: true, CrashOnPanic: true},
+				HeaderBytes: 32 << 10, BodyBytes: -1, Connections: 5000, NoDeferAccept: true, AccessLog: "combined", AccessFile: "access.log", AccessSample: 0.01, CrashOnPanic: true},
 			NoSchedTrace: true,
 			Limits:       Limits{MaxMemory: 512 << 20, MaxRequests: 1000, MaxAge: time.Hour, RequestTimeout: 30 * time.Second},
 			LogFormat:    "json",
@@ -240,8 +243,11 @@ var badFiles = []struct {
 	{"listen: [':1']\nserve:\nhttp: {connections: none}", "3:21: connections is \"none\": want a number from 1 to 2147483647, or off"},
 	{"listen: [':1']\nserve:\nschedtrace: off", "3:13: schedtrace is \"off\": want true or false"},
 	{"listen: [':1']\nserve:\nhttp: {defer_accept: 1s}", "3:22: defer_accept is \"1s\": want true or false"},
+	{"listen: [':1']\nserve:\nhttp: {access_log: common}", "3:20: access log: \"common\": want one of combined, json"},
+	{"listen: [':1']\nserve:\nhttp: {access_log: json, access_sample: 2}", "3:41: access_sample is \"2\": want a number above 0, and at most 1, such as 0.01"},
+	{"listen: [':1']\nserve:\nhttp: {access_file: a.log}", "3:7: access file: \"a.log\" without an access log: want its format too, combined or json"},
 	{"listen: [':1']\nserve:\nhttp: {crash_on_panic: 1}", "3:24: crash_on_panic is \"1\": want true or false"},
-	{"listen: [':1']\nserve:\nhttp: {keep_alive: 5s}", "3:8: unknown key \"keep_alive\" in http: want one of body_bytes,"},
+	{"listen: [':1']\nserve:\nhttp: {keep_alive: 5s}", "3:8: unknown key \"keep_alive\" in http: want one of access_file, access_log, access_sample, body_bytes,"},
 	{"listen: [':1']\nserve:\nhttp: 5s", "3:7: http is \"5s\": want a mapping"},
 }
 

@@ -311,6 +311,19 @@ func (r *reader) numberOr(what, word string, meaning, least, most int, into *int
 	}
 }
 
+// part takes a number above 0, and at most 1.
+func (r *reader) part(what string, into *float64) func(ast.Node) {
+	return func(n ast.Node) {
+		s, _ := r.text(n)
+		v, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(v > 0 && v <= 1) {
+			r.wrong(n, "%s is %s: want a number above 0, and at most 1, such as 0.01", what, told(r.plain(n)))
+			return
+		}
+		*into = v
+	}
+}
+
 // sizes are the units of a size in bytes.
 var sizes = []struct {
 	unit  string

@@ -7,6 +7,7 @@ package engine
 import (
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -20,6 +21,9 @@ type base struct {
 	*tracker
 	log   *slog.Logger
 	setup sync.Once // fills the server's settings in, before the first Serve
+
+	access   *accessLog // nil: none
+	setupErr error      // what setup found
 }
 
 func newBase(byHand bool) base {
@@ -34,15 +38,31 @@ func (b *base) Attach(board *scoreboard.Board, limits config.HTTP, draining <-ch
 	board.Count()
 }
 
+// RequestIDHeader is the field by which an answer names its request, where a
+// middleware has named it.
+const RequestIDHeader = "X-Request-Id"
+
+// named is the id of a request whose handler panicked: as its answer has it, or a
+// new one.
+func named(id string) string {
+	if id == "" {
+		id = fmt.Sprintf("%016x", rand.Uint64())
+	}
+	return id
+}
+
+// failed is the body of a 500: by the id its line in the log is found.
+func failed(id string) string { return "Internal Server Error\nrequest " + id }
+
 // panicked counts and logs a handler's panic, or ends the process where that is
 // wanted.
-func (b *base) panicked(v any, method, path string) {
+func (b *base) panicked(v any, method, path, id string) {
 	b.board.Panicked()
 	stack := debug.Stack()
 	if b.limits.CrashOnPanic {
 		fmt.Fprintf(os.Stderr, "panic: %v (answering %s %s)\n\n%s", v, method, path, stack)
 		os.Exit(2) // as the runtime does
 	}
-	b.log.Error(fmt.Sprintf("a handler panicked: %v", v), "method", method, "path", path)
+	b.log.Error(fmt.Sprintf("a handler panicked: %v", v), "id", id, "method", method, "path", path)
 	fmt.Fprintf(os.Stderr, "%s", stack)
 }

@@ -513,15 +513,17 @@ func TestPanic(t *testing.T) {
 	both(t, config.HTTP{}, func(t *testing.T, s *server) {
 		c := s.dial()
 		c.send(get("/panic?secret"))
-		if r, body := c.receive("GET"); r.StatusCode != 500 || strings.Contains(body, "boom") {
-			t.Errorf("%d %q, want 500 that tells nothing", r.StatusCode, body)
+		r, body := c.receive("GET")
+		id := r.Header.Get("X-Request-Id")
+		if r.StatusCode != 500 || body != "Internal Server Error\nrequest "+id+"\n" || len(id) != 16 {
+			t.Errorf("%d %q, want 500 that tells nothing but the id %q", r.StatusCode, body, id)
 		}
 		c.want(get("/hello"), 200, "hello")
 		s.dial().want(get("/hello"), 200, "hello")
 		if n := s.board.Snapshot(); n.Panics != 1 || n.Status[5] != 1 {
 			t.Errorf("%+v", n)
 		}
-		if log := s.log.String(); !strings.Contains(log, "a handler panicked: boom") || !strings.Contains(log, "path=/panic\n") || !strings.Contains(log, "method=GET") {
+		if log := s.log.String(); !strings.Contains(log, "a handler panicked: boom") || !strings.Contains(log, "path=/panic\n") || !strings.Contains(log, "id="+id+" ") || !strings.Contains(log, "method=GET") {
 			t.Errorf("the log: %s", log)
 		}
 	})

@@ -33,7 +33,9 @@ func FastHTTPServer(s *fasthttp.Server) *Fast {
 // Serve answers on l until l is closed, and then returns nil. It may be called
 // for several listeners at once.
 func (f *Fast) Serve(l net.Listener) error {
-	f.setup.Do(f.configure)
+	if f.setup.Do(f.configure); f.setupErr != nil {
+		return f.setupErr
+	}
 	err := f.server.Serve(f.listen(l, f.encrypt))
 	if errors.Is(err, net.ErrClosed) {
 		return nil
@@ -69,6 +71,7 @@ func (f *Fast) configure() {
 		s.Logger = slog.NewLogLogger(f.log.Handler(), slog.LevelWarn)
 	}
 	s.Handler = f.handle
+	f.access, f.setupErr = newAccessLog(f.limits, f.log)
 }
 
 // handle is around each request.
@@ -81,6 +84,9 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 	f.call(ctx)
 	if ctx.Hijacked() { // told to close, fasthttp would not call the hijacker
 		f.board.Upgraded(token)
+		if f.access != nil {
+			f.access.fast(ctx, ctx.Response.StatusCode(), 0)
+		}
 		if c != nil {
 			c.enter(elsewhere, 0)
 		}
@@ -91,6 +97,9 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 		ctx.SetConnectionClose()
 	}
 	f.board.End(token, ctx.Response.StatusCode(), requestBytes(ctx), responseBytes(ctx))
+	if f.access != nil {
+		f.access.fast(ctx, ctx.Response.StatusCode(), responseBytes(ctx))
+	}
 	if c != nil && !reading {
 		if c.cork != nil {
 			c.whole = !ctx.Response.IsBodyStream() && ctx.LastTimeoutErrorResponse() == nil
@@ -103,11 +112,13 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 func (f *Fast) call(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if v := recover(); v != nil {
-			f.panicked(v, string(ctx.Method()), string(ctx.Path()))
+			id := named(string(ctx.Response.Header.Peek(RequestIDHeader)))
+			f.panicked(v, string(ctx.Method()), string(ctx.Path()), id)
 			ctx.Response.Reset()
 			ctx.Hijack(nil)
 			ctx.HijackSetNoResponse(false)
-			ctx.Error("Internal Server Error", fasthttp.StatusInternalServerError)
+			ctx.Error(failed(id)+"\n", fasthttp.StatusInternalServerError)
+			ctx.Response.Header.Set(RequestIDHeader, id)
 		}
 	}()
 	f.handler(ctx)
@@ -140,6 +151,9 @@ func (f *Fast) refuse(ctx *fasthttp.RequestCtx, err error) {
 	ctx.SetConnectionClose()
 	if c := ours(ctx.Conn()); c != nil && !c.is(fresh) {
 		f.board.End(f.board.Begin(time.Time{}, nil, nil), status, 0, responseBytes(ctx))
+		if f.access != nil && f.access.chosen() {
+			f.access.put(&entry{at: time.Now(), remote: ctx.RemoteAddr(), status: status, bytes: responseBytes(ctx)})
+		}
 	}
 }
 
@@ -162,6 +176,7 @@ func refusal(err error) int {
 // waits until none is left, at most until ctx ends, and then returns ctx's
 // error.
 func (f *Fast) Shutdown(ctx context.Context) error {
+	defer f.access.close()
 	if err := f.drain(ctx); err != nil {
 		return err
 	}

@@ -40,7 +40,9 @@ func Server(s *http.Server) *Net {
 // Serve answers on l until l is closed, and then returns nil. It may be called
 // for several listeners at once.
 func (n *Net) Serve(l net.Listener) error {
-	n.setup.Do(n.configure)
+	if n.setup.Do(n.configure); n.setupErr != nil {
+		return n.setupErr
+	}
 	err := n.server.Serve(n.listen(l, n.encrypt))
 	if errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed) {
 		return nil
@@ -67,6 +69,7 @@ func (n *Net) configure() {
 	}
 	s.ConnState = n.connState
 	s.Handler = http.HandlerFunc(n.handle)
+	n.access, n.setupErr = newAccessLog(n.limits, n.log)
 }
 
 // connState follows the server's own states.
@@ -96,12 +99,18 @@ func (n *Net) handle(w http.ResponseWriter, r *http.Request) {
 	var path [scoreboard.MaxPath]byte
 	token := n.board.Begin(time.Time{}, method[:copy(method[:], r.Method)], path[:copy(path[:], r.URL.Path)])
 	a := &answer{ResponseWriter: w, draining: n.isDraining}
+	var begun time.Time
+	if n.access != nil {
+		begun = time.Now()
+	}
 	defer func() {
 		v := recover()
 		if v != nil && v != http.ErrAbortHandler {
-			n.panicked(v, r.Method, r.URL.Path)
+			id := named(a.Header().Get(RequestIDHeader))
+			n.panicked(v, r.Method, r.URL.Path, id)
 			if !a.began {
-				http.Error(a, "Internal Server Error", http.StatusInternalServerError)
+				a.Header().Set(RequestIDHeader, id)
+				http.Error(a, failed(id), http.StatusInternalServerError)
 				v = nil
 			} else {
 				v = http.ErrAbortHandler // half an answer must not look whole
@@ -110,9 +119,13 @@ func (n *Net) handle(w http.ResponseWriter, r *http.Request) {
 		a.begin(http.StatusOK)
 		if a.hijacked {
 			n.board.Upgraded(token)
+			a.status = http.StatusSwitchingProtocols
 		} else {
 			n.board.End(token, a.status, max(0, r.ContentLength), a.written)
 			a.body.limited() // the server reads what the handler has left of it
+		}
+		if n.access != nil {
+			n.access.net(r, a.Header(), begun, a.status, a.written)
 		}
 		if v != nil {
 			panic(v)
@@ -152,6 +165,7 @@ func (n *Net) bound(a *answer, w http.ResponseWriter, r *http.Request) {
 // error. The server's own Shutdown comes last: it drops a request that is first
 // read after it began.
 func (n *Net) Shutdown(ctx context.Context) error {
+	defer n.access.close()
 	if err := n.drain(ctx); err != nil {
 		n.server.Close()
 		return err
