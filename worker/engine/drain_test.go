@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime"
 	"strings"
@@ -135,68 +136,88 @@ func TestShutdownAndNewConnections(t *testing.T) {
 // answered, or never reaches its handler.
 func TestRequestMeetsShutdown(t *testing.T) {
 	t.Parallel()
-	const rounds, each = 25, 8 // 200 requests
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			t.Parallel()
-			var answered, dropped atomic.Int64
-			for round := range rounds {
-				t.Run(fmt.Sprint(round), func(t *testing.T) {
-					s := newServer(t)
-					s.engine, s.tracker = e.make(s)
-					var mu sync.Mutex
-					handled := map[string]bool{}
-					s.saw = func(path string) { mu.Lock(); handled[path] = true; mu.Unlock() }
-					s.start(config.HTTP{})
-					var clients []*client
-					for range each {
-						c := s.dial()
-						c.want(get("/hello"), 200, "hello")
-						clients = append(clients, c)
+			requestsMeetShutdown(t, e.make, 25, false)
+		})
+		t.Run(e.name+" over TLS", func(t *testing.T) {
+			t.Parallel()
+			requestsMeetShutdown(t, e.make, 10, true)
+		})
+	}
+}
+
+// asker is a client's connection, in plain text or over TLS.
+type asker interface {
+	io.Writer
+	ask(request string, status int, body string)
+	try(method string) (*http.Response, string, error)
+}
+
+func requestsMeetShutdown(t *testing.T, engine func(*server) (answering, *tracker), rounds int, encrypted bool) {
+	const each = 8
+	var answered, dropped atomic.Int64
+	for round := range rounds {
+		t.Run(fmt.Sprint(round), func(t *testing.T) {
+			s := newServer(t)
+			dial := func() asker { return s.dial() }
+			if encrypted {
+				s.keys = keysFor(t, "a.test")
+				dial = func() asker { return s.dialTLS() }
+			}
+			s.engine, s.tracker = engine(s)
+			var mu sync.Mutex
+			handled := map[string]bool{}
+			s.saw = func(path string) { mu.Lock(); handled[path] = true; mu.Unlock() }
+			s.start(config.HTTP{})
+			var clients []asker
+			for range each {
+				c := dial()
+				c.ask(get("/hello"), 200, "hello")
+				clients = append(clients, c)
+			}
+			s.drain()
+			begin := make(chan struct{})
+			var asked sync.WaitGroup
+			for i, c := range clients {
+				asked.Go(func() {
+					path := fmt.Sprint("/", i)
+					<-begin
+					for range i * round * 4 { // some a little later than others
+						runtime.Gosched()
 					}
-					s.drain()
-					begin := make(chan struct{})
-					var asked sync.WaitGroup
-					for i, c := range clients {
-						asked.Go(func() {
-							path := fmt.Sprint("/", i)
-							<-begin
-							for range i * round * 4 { // some a little later than others
-								runtime.Gosched()
-							}
-							_, err := c.Write([]byte(get(path)))
-							var r *http.Response
-							if err == nil {
-								r, _, err = c.try("GET")
-							}
-							switch {
-							case err == nil && r.StatusCode == 404 && r.Close:
-								answered.Add(1)
-							case err == nil:
-								t.Errorf("%d, close: %v", r.StatusCode, r.Close)
-							case timedOut(err):
-								t.Error("neither answered nor closed")
-							default:
-								dropped.Add(1)
-								mu.Lock()
-								if handled[path] {
-									t.Errorf("%s was handled, but its answer lost: %v", path, err)
-								}
-								mu.Unlock()
-							}
-						})
+					_, err := c.Write([]byte(get(path)))
+					var r *http.Response
+					if err == nil {
+						r, _, err = c.try("GET")
 					}
-					close(begin)
-					done := s.shutdown(t.Context())
-					asked.Wait()
-					if err := s.ends(done); err != nil {
-						t.Errorf("Shutdown: %v", err)
+					switch {
+					case err == nil && r.StatusCode == 404 && r.Close:
+						answered.Add(1)
+					case err == nil:
+						t.Errorf("%d, close: %v", r.StatusCode, r.Close)
+					case timedOut(err):
+						t.Error("neither answered nor closed")
+					default:
+						dropped.Add(1)
+						mu.Lock()
+						if handled[path] {
+							t.Errorf("%s was handled, but its answer lost: %v", path, err)
+						}
+						mu.Unlock()
 					}
 				})
 			}
-			t.Logf("%d answered, %d connections closed before", answered.Load(), dropped.Load())
+			close(begin)
+			done := s.shutdown(t.Context())
+			asked.Wait()
+			if err := s.ends(done); err != nil {
+				t.Errorf("Shutdown: %v", err)
+			}
 		})
 	}
+	t.Logf("%d answered, %d connections closed before", answered.Load(), dropped.Load())
 }
 
 // only is the server's one connection, once it is in phase p.

@@ -66,3 +66,11 @@ func (b *base) panicked(v any, method, path, id string) {
 	b.log.Error(fmt.Sprintf("a handler panicked: %v", v), "id", id, "method", method, "path", path)
 	fmt.Fprintf(os.Stderr, "%s", stack)
 }
+
+// A client that speaks HTTP/2 unasked begins with what looks like a request, "PRI *
+// HTTP/2.0", so that a server of HTTP/1.1 refuses it (RFC 9113, section 3.4). No other
+// request has the method.
+const (
+	prefaceMethod = "PRI"
+	prefaceAnswer = "HTTP/2 is not spoken here in plain text: ask by HTTP/1.1"
+)

@@ -360,6 +360,8 @@ func (c *client) want(request string, status int, body string) *http.Response {
 	return r
 }
 
+func (c *client) ask(request string, status int, body string) { c.want(request, status, body) }
+
 // closed waits until the server has closed the connection. Bytes that the
 // server has not read make it a reset, which is allowed only where the test
 // sends such.

@@ -121,6 +121,11 @@ func (f *Fast) call(ctx *fasthttp.RequestCtx) {
 			ctx.Response.Header.Set(RequestIDHeader, id)
 		}
 	}()
+	if string(ctx.Method()) == prefaceMethod {
+		ctx.Error(prefaceAnswer, fasthttp.StatusHTTPVersionNotSupported)
+		ctx.SetConnectionClose()
+		return
+	}
 	f.handler(ctx)
 }
 

@@ -145,6 +145,11 @@ func (n *Net) handle(w http.ResponseWriter, r *http.Request) {
 		http.Error(a, "Request Entity Too Large", http.StatusRequestEntityTooLarge)
 		return
 	}
+	if r.Method == prefaceMethod && r.ProtoMajor == 2 { // a server that may speak it in plain text takes it before
+		a.Header().Set("Connection", "close")
+		http.Error(a, prefaceAnswer, http.StatusHTTPVersionNotSupported)
+		return
+	}
 	n.handler.ServeHTTP(a, r)
 }
 

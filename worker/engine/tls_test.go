@@ -92,6 +92,18 @@ func (c *secureClient) want(request string, status int, body string) {
 	c.receive(status, body)
 }
 
+func (c *secureClient) ask(request string, status int, body string) { c.want(request, status, body) }
+
+func (c *secureClient) try(method string) (*http.Response, string, error) {
+	r, err := http.ReadResponse(c.r, &http.Request{Method: method})
+	if err != nil {
+		return nil, "", err
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	return r, string(body), err
+}
+
 func (c *secureClient) receive(status int, body string) {
 	c.t.Helper()
 	r, err := http.ReadResponse(c.r, nil)
@@ -168,6 +180,41 @@ func TestPlainTextToTLS(t *testing.T) {
 			t.Errorf("%d %q", r.StatusCode, body)
 		}
 	})
+}
+
+// A client that speaks HTTP/2 in plain text is refused in words that it can show.
+func TestHTTP2InPlainText(t *testing.T) {
+	both(t, config.HTTP{}, func(t *testing.T, s *server) {
+		s.saw = func(path string) { t.Errorf("the handler is asked for %q", path) }
+		c := s.dial()
+		c.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+		if r, body := c.receive("GET"); r.StatusCode != 505 || !r.Close || !strings.Contains(body, "ask by HTTP/1.1") {
+			t.Errorf("%d %q, closes: %t", r.StatusCode, body, r.Close)
+		}
+		c.closed(true)
+	})
+}
+
+// A net/http server that was told to speak it does.
+func TestUnencryptedHTTP2(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	e := Server(&http.Server{Handler: http.HandlerFunc(s.net), Protocols: new(http.Protocols)})
+	e.server.Protocols.SetHTTP1(true)
+	e.server.Protocols.SetUnencryptedHTTP2(true)
+	s.engine, s.tracker = e, e.tracker
+	s.start(config.HTTP{})
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	defer transport.CloseIdleConnections()
+	r, err := (&http.Client{Transport: transport}).Get("http://" + s.listener.Addr().String() + "/hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if body, err := io.ReadAll(r.Body); r.ProtoMajor != 2 || string(body) != "hello" || err != nil {
+		t.Errorf("HTTP/%d, %q, %v", r.ProtoMajor, body, err)
+	}
 }
 
 // A handshake is within the limit of the first header.
