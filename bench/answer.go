@@ -55,7 +55,7 @@ func dial(ctx context.Context, address string, l load) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.kind == encrypted {
+	if l.encrypted() {
 		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13}) // our own certificate
 	}
 	return conn, conn.SetDeadline(time.Now().Add(10 * time.Second))
@@ -64,7 +64,7 @@ func dial(ctx context.Context, address string, l load) (net.Conn, error) {
 // askOn asks on a connection.
 func askOn(conn io.Writer, r *bufio.Reader, address string, l load) (answer, error) {
 	request := "GET " + l.path + " HTTP/1.1\r\nHost: " + address + "\r\n" // as wrk does
-	if l.kind == closing {
+	if l.kind == closing || l.kind == shaking || l.kind == resuming {
 		request += "Connection: close\r\n"
 	}
 	n := max(1, l.pipeline)

@@ -33,6 +33,8 @@ var bounds = []bound{
 	{"tls-c64", "prefork", 0.50, 0},
 	{"tls-c64", "nginx", 0.98, 0.88},
 	{"tls-c64", "node", 0.15, 0},
+	{"tls-full", "nginx", 1.00, 0},    // at least as many per CPU second
+	{"tls-resume", "nginx", 0.833, 0}, // at least 1.2 times as many
 	{"redis-c64", "prefork", 0.70, 0},
 	{"redis-c64", "node", 0.5, 0},
 }

@@ -33,7 +33,7 @@ func (s *site) nginx(name, option string, kinds []kind) server {
 				user = "user root;" // the files are in a directory of ours alone
 			}
 			listen := fmt.Sprintf("listen %s reuseport backlog=4096%s", local(port), option)
-			if l.kind == encrypted {
+			if l.encrypted() {
 				listen += " ssl"
 				tls = fmt.Sprintf("ssl_certificate %s; ssl_certificate_key %s; ssl_protocols TLSv1.3;", s.cert, s.key)
 			}
@@ -89,7 +89,7 @@ func (s *site) node() server {
 func (s *site) nodeEnv(l load) []string {
 	env := []string{"NODE_ENV=production", "FILES=" + s.files}
 	switch l.kind {
-	case encrypted:
+	case encrypted, shaking:
 		env = append(env, "CERTIFICATE="+s.cert, "KEY="+s.key)
 	case redis:
 		env = append(env, "REDIS_PORT="+strings.TrimPrefix(s.redis, "127.0.0.1:"))

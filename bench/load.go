@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,6 +23,8 @@ const (
 	jsonKind  kind = "json"
 	file      kind = "file"
 	encrypted kind = "tls"
+	shaking   kind = "handshake" // a connection over TLS for each request
+	resuming  kind = "resume"    // the same, its session resumed
 	idling    kind = "idling"
 	redis     kind = "redis"
 )
@@ -46,6 +49,8 @@ var loads = []load{
 	{name: "file-64k", title: "A file of 64 KiB, 64 connections", kind: file, path: "/64k.bin", connections: 64},
 	{name: "file-1m", title: "A file of 1 MiB, 16 connections", kind: file, path: "/1m.bin", connections: 16},
 	{name: "tls-c64", title: "Keep-alive over TLS 1.3, 64 connections", kind: encrypted, path: "/plaintext", connections: 64},
+	{name: "tls-full", title: "A full handshake per request, X25519, 16 at a time", kind: shaking, path: "/plaintext", connections: 16},
+	{name: "tls-resume", title: "A resumed handshake per request, 16 at a time", kind: resuming, path: "/plaintext", connections: 16},
 	{name: "idle-10k", title: "Keep-alive, 64 connections, beside 10,000 idle ones", kind: idling, path: "/plaintext", connections: 64, idle: 10_000},
 	{name: "redis-c64", title: "A handler with one round trip to Redis, 64 connections", kind: redis, path: "/redis", connections: 64},
 }
@@ -91,9 +96,12 @@ end
 request = function() return batch end
 `
 
-// run loads a server with wrk for a time of whole seconds. script is the file of
-// pipelineScript.
+// run loads a server with wrk for a time of whole seconds, or with a client of ours
+// where wrk cannot. script is the file of pipelineScript.
 func (l load) run(ctx context.Context, address, script string, duration time.Duration) (wrkReport, error) {
+	if l.kind == shaking || l.kind == resuming {
+		return l.handshakes(ctx, address, duration)
+	}
 	ctx, cancel := context.WithTimeout(ctx, duration+10*time.Second)
 	defer cancel()
 	args := []string{
@@ -124,8 +132,11 @@ func (l load) run(ctx context.Context, address, script string, duration time.Dur
 	return r, err
 }
 
+// encrypted reports whether it is over TLS.
+func (l load) encrypted() bool { return slices.Contains([]kind{encrypted, shaking, resuming}, l.kind) }
+
 func (l load) scheme() string {
-	if l.kind == encrypted {
+	if l.encrypted() {
 		return "https"
 	}
 	return "http"

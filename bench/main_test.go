@@ -7,7 +7,7 @@ import (
 )
 
 func TestParse(t *testing.T) {
-	const every = "keepalive-c64 keepalive-c512 pipelined-16 close-c64 json-c64 file-64k file-1m tls-c64 idle-10k redis-c64"
+	const every = "keepalive-c64 keepalive-c512 pipelined-16 close-c64 json-c64 file-64k file-1m tls-c64 tls-full tls-resume idle-10k redis-c64"
 	allKeys := strings.Join(keys, " ")
 	few := strings.Join(compared, " ")
 	for _, tt := range []struct{ args, want string }{

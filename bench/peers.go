@@ -35,7 +35,7 @@ func (s server) serves(l load) bool { return slices.Contains(s.kinds, l.kind) }
 var (
 	web  = []kind{keepalive, pipelined, closing}
 	most = []kind{keepalive, crowded, pipelined, closing, idling}
-	all  = []kind{keepalive, crowded, pipelined, closing, idling, jsonKind, file, encrypted, redis}
+	all  = []kind{keepalive, crowded, pipelined, closing, idling, jsonKind, file, encrypted, shaking, redis}
 )
 
 // keys are the names that --peer takes, drover's first.
@@ -69,7 +69,7 @@ func (s *site) peers(ctx context.Context, wanted []string) ([]server, error) {
 func (s *site) make(ctx context.Context, key string) server {
 	switch key {
 	case "drover":
-		p := s.goPeer(ctx, "drover", "drover", s.workers, all)
+		p := s.goPeer(ctx, "drover", "drover", s.workers, append([]kind{resuming}, all...))
 		binary, err := s.goBuild(ctx, "..", "./cmd/drover", "drover")
 		if err != nil {
 			p.missing = err
@@ -93,11 +93,11 @@ func (s *site) make(ctx context.Context, key string) server {
 	case "nethttp":
 		return s.goPeer(ctx, "net/http, one process", "nethttp", 1, all)
 	case "drover-nethttp":
-		p := s.goPeer(ctx, "drover, net/http engine", "drover-nethttp", s.workers, []kind{keepalive, closing, jsonKind, encrypted, redis})
+		p := s.goPeer(ctx, "drover, net/http engine", "drover-nethttp", s.workers, []kind{keepalive, closing, jsonKind, encrypted, shaking, resuming, redis})
 		p.optional = true
 		return p
 	case "nginx":
-		return s.nginx("nginx", "", append([]kind{file, encrypted}, most...))
+		return s.nginx("nginx", "", append([]kind{file, encrypted, shaking, resuming}, most...))
 	case "nginx-deferred":
 		return s.nginx("nginx, deferred", " deferred", []kind{closing})
 	case "c":
@@ -139,7 +139,7 @@ func (s *site) goPeer(ctx context.Context, name, mode string, sockets int, kinds
 		switch l.kind {
 		case file:
 			args = append(args, "-files", s.files)
-		case encrypted:
+		case encrypted, shaking, resuming:
 			args = append(args, "-certificate", s.cert, "-key", s.key)
 		case redis:
 			args = append(args, "-redis", s.redis)

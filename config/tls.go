@@ -22,8 +22,8 @@ type TLS struct {
 	MinVersion string `json:"min_version,omitempty"`
 	// PostQuantum also offers the key exchange X25519MLKEM768, which clients that
 	// know it then take: what is recorded today stays secret should there be a
-	// quantum computer one day. It costs about half as much CPU time a full handshake
-	// again. False offers X25519, P-256 and P-384.
+	// quantum computer one day. A full handshake then costs 1.4 times the CPU time
+	// (281 to 396 µs, connection and request included). False offers X25519, P-256 and P-384.
 	PostQuantum bool `json:"post_quantum,omitempty"`
 }
 

@@ -2,7 +2,7 @@ package engine
 
 import (
 	"bufio"
-	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -324,17 +324,57 @@ func (c *countedConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
+// countWrites serves an engine over TLS, and gives a client's connection on which it
+// has asked once, so that the session ticket has come, and the server's writes.
+func (s *server) countWrites(answer string) (*secureClient, *atomic.Int64) {
+	s.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.engine.Attach(s.board, config.HTTP{}, s.draining, slog.New(slog.NewTextHandler(s.log, nil)))
+	writes := &counted{Listener: l}
+	served := make(chan error, 1)
+	go func() { served <- s.engine.Serve(&secure.Listener{Listener: writes, Keys: keysFor(s.t, "a.test")}) }()
+	tcp, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	c, err := (&client{TCPConn: tcp.(*net.TCPConn), t: s.t}).over(&tls.Config{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		c.Close()
+		l.Close()
+		if err := errors.Join(<-served, s.engine.Shutdown(context.Background())); err != nil {
+			s.t.Error(err)
+		}
+	})
+	c.want(get("/"), 200, answer)
+	return c, &writes.writes
+}
+
+// oneWrite asks from when records are small until they are large (crypto/tls,
+// recordSizeBoostThreshold): each answer is to be one write.
+func oneWrite(t *testing.T, c *secureClient, writes *atomic.Int64, answer string) {
+	t.Helper()
+	for n := range 200<<10/len(answer) + 1 {
+		before := writes.Load()
+		c.want(get("/"), 200, answer)
+		if got := writes.Load() - before; got != 1 {
+			t.Fatalf("answer %d: %d writes, want 1", n, got)
+		}
+	}
+}
+
 // An answer that is in memory goes out by one write, however many records it has and
 // however many pieces fasthttp makes of it.
 func TestOneWriteForAnAnswer(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := newServer(t)
-	body := bytes.Repeat([]byte("0123456789"), 1<<10)
-	e := FastHTTP(func(ctx *fasthttp.RequestCtx) {
+	body := strings.Repeat("0123456789", 1<<10)
+	s.engine = FastHTTP(func(ctx *fasthttp.RequestCtx) {
 		if string(ctx.Path()) == "/stream" {
 			ctx.SetBodyStreamWriter(func(w *bufio.Writer) {
 				for range 3 {
@@ -345,28 +385,10 @@ func TestOneWriteForAnAnswer(t *testing.T) {
 			})
 			return
 		}
-		ctx.SetBody(body)
+		ctx.SetBodyString(body)
 	})
-	e.Attach(s.board, config.HTTP{}, s.draining, slog.New(slog.NewTextHandler(s.log, nil)))
-	writes := &counted{Listener: l}
-	served := make(chan error, 1)
-	go func() { served <- e.Serve(&secure.Listener{Listener: writes, Keys: keysFor(t, "a.test")}) }()
-	tcp, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := (&client{TCPConn: tcp.(*net.TCPConn), t: t}).over(&tls.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.want(get("/"), 200, string(body)) // the session ticket has come too, now
-	for n := range 40 {                 // from small records to large ones (crypto/tls, recordSizeBoostThreshold)
-		before := writes.writes.Load()
-		c.want(get("/"), 200, string(body))
-		if got := writes.writes.Load() - before; got != 1 {
-			t.Fatalf("answer %d: %d writes, want 1", n, got)
-		}
-	}
+	c, writes := s.countWrites(body)
+	oneWrite(t, c, writes, body)
 	// What is flushed while it is made is sent at once.
 	if _, err := io.WriteString(c, get("/stream")); err != nil {
 		t.Fatal(err)
@@ -382,9 +404,15 @@ func TestOneWriteForAnAnswer(t *testing.T) {
 		s.release <- struct{}{}
 	}
 	r.Body.Close()
-	c.Close()
-	l.Close()
-	if err := errors.Join(<-served, e.Shutdown(t.Context())); err != nil {
-		t.Error(err)
-	}
+}
+
+// net/http flushes 4 KiB at a time (net/http/server.go, newBufioWriterSize): what fits
+// there goes out by one write.
+func TestOneWriteForAFlush(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	body := strings.Repeat("0123456789", 180)
+	s.engine = NetHTTP(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+	c, writes := s.countWrites(body)
+	oneWrite(t, c, writes, body)
 }
