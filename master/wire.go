@@ -93,7 +93,7 @@ func (m *Master) status(now time.Time) admin.Status {
 		row := admin.Worker{
 			Slot: life.Slot, ID: uint64(life.ID), PID: life.PID, Generation: life.Generation, State: life.State.String(),
 			Restarts: restarts[life.Slot], UptimeSeconds: now.Sub(life.Started).Seconds(),
-			Requests: b.Requests, Connections: b.Connections, InFlight: b.InFlight, Panics: b.Panics, Counted: b.Counted,
+			Requests: b.Requests, Connections: b.Connections, Sockets: b.Sockets, InFlight: b.InFlight, Panics: b.Panics, Counted: b.Counted,
 			DroppedMessages: b.Dropped + dropped, SchedWaitMilliseconds: float64(b.SchedWait.Microseconds()) / 1000,
 			Late: life.Late,
 		}

@@ -117,6 +117,9 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 	fmt.Fprintln(w, "SLOT\tID\tPID\tGEN\tSTATE\tRESTARTS\tUPTIME\tREQUESTS\tCONNS\tIN FLIGHT\tRSS\tCPU")
 	for _, l := range s.Workers {
 		requests, conns, inFlight := fmt.Sprint(l.Requests), fmt.Sprint(l.Connections), fmt.Sprint(l.InFlight)
+		if l.Sockets > 0 {
+			conns += fmt.Sprintf(" (%d upgraded)", l.Sockets)
+		}
 		if !l.Counted {
 			requests, conns, inFlight = "–", "–", "–"
 		}

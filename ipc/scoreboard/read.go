@@ -17,6 +17,7 @@ type Snapshot struct {
 	Panics      uint64
 	Connections int64         // now
 	InFlight    int64         // now
+	Sockets     int64         // connections that were upgraded, such as WebSockets, now
 	Dropped     uint64        // messages of other workers
 	SchedWait   time.Duration // see SchedWait
 	Latency     Histogram
@@ -33,6 +34,7 @@ func (b *Board) Snapshot() Snapshot {
 		Accepted:    m.accepted.Load(),
 		Panics:      m.panics.Load(),
 		Connections: m.connections.Load(),
+		Sockets:     m.sockets.Load(),
 		Dropped:     m.dropped.Load(),
 		SchedWait:   b.SchedWait(),
 	}

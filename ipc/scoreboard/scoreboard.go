@@ -17,7 +17,7 @@ import (
 
 const (
 	// Version is that of the layout, which both sides must share.
-	Version = 3
+	Version = 4
 
 	magic = 0x6472766f53423031 // "drvoSB01"
 
@@ -54,7 +54,7 @@ type layout struct {
 	connections atomic.Int64
 	dropped     atomic.Uint64
 	schedWait   atomic.Int64 // ns
-	_           [8]byte
+	sockets     atomic.Int64 // connections that were upgraded, now
 
 	latency [Buckets]atomic.Uint64
 	table   [TableSize]entry

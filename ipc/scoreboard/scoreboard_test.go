@@ -63,7 +63,10 @@ func TestMasterReadsWhatTheWorkerCounts(t *testing.T) {
 		t.Errorf("the oldest request is %+v", r)
 	}
 	worker.Upgraded(open)
-	if s := master.Snapshot(); s.InFlight != 0 || s.Requests != 3 || len(master.InFlight(nil)) != 0 {
+	worker.SocketOpened()
+	worker.SocketOpened()
+	worker.SocketClosed()
+	if s := master.Snapshot(); s.InFlight != 0 || s.Sockets != 1 || s.Requests != 3 || len(master.InFlight(nil)) != 0 {
 		t.Errorf("after the upgrade: %+v", s)
 	}
 }
@@ -140,12 +143,12 @@ func TestReaderNeverSeesATornEntry(t *testing.T) {
 func TestLayoutIsPinned(t *testing.T) {
 	var l layout
 	var e entry
-	got := fmt.Sprintf("version %d size %d magic %d version %d size %d heartbeat %d counting %d begun %d upgraded %d status %d in %d out %d accepted %d panics %d connections %d dropped %d schedWait %d latency %d table %d; entry %d state %d methodLen %d pathLen %d start %d method %d path %d",
+	got := fmt.Sprintf("version %d size %d magic %d version %d size %d heartbeat %d counting %d begun %d upgraded %d status %d in %d out %d accepted %d panics %d connections %d dropped %d schedWait %d sockets %d latency %d table %d; entry %d state %d methodLen %d pathLen %d start %d method %d path %d",
 		Version, unsafe.Sizeof(l), unsafe.Offsetof(l.magic), unsafe.Offsetof(l.version), unsafe.Offsetof(l.size), unsafe.Offsetof(l.heartbeat), unsafe.Offsetof(l.counting),
 		unsafe.Offsetof(l.begun), unsafe.Offsetof(l.upgraded), unsafe.Offsetof(l.status), unsafe.Offsetof(l.bytesIn), unsafe.Offsetof(l.bytesOut), unsafe.Offsetof(l.accepted), unsafe.Offsetof(l.panics),
-		unsafe.Offsetof(l.connections), unsafe.Offsetof(l.dropped), unsafe.Offsetof(l.schedWait), unsafe.Offsetof(l.latency), unsafe.Offsetof(l.table), unsafe.Sizeof(e), unsafe.Offsetof(e.state),
+		unsafe.Offsetof(l.connections), unsafe.Offsetof(l.dropped), unsafe.Offsetof(l.schedWait), unsafe.Offsetof(l.sockets), unsafe.Offsetof(l.latency), unsafe.Offsetof(l.table), unsafe.Sizeof(e), unsafe.Offsetof(e.state),
 		unsafe.Offsetof(e.methodLen), unsafe.Offsetof(e.pathLen), unsafe.Offsetof(e.start), unsafe.Offsetof(e.method), unsafe.Offsetof(e.path))
-	const want = "version 3 size 33888 magic 0 version 8 size 12 heartbeat 64 counting 72 begun 128 upgraded 136 status 144 in 192 out 200 accepted 208 panics 216 connections 224 dropped 232 schedWait 240 latency 256 table 1120; entry 128 state 0 methodLen 4 pathLen 5 start 8 method 24 path 32"
+	const want = "version 4 size 33888 magic 0 version 8 size 12 heartbeat 64 counting 72 begun 128 upgraded 136 status 144 in 192 out 200 accepted 208 panics 216 connections 224 dropped 232 schedWait 240 sockets 248 latency 256 table 1120; entry 128 state 0 methodLen 4 pathLen 5 start 8 method 24 path 32"
 	if got != want {
 		t.Errorf("the layout changed: give it a new Version and pin it here\n got %s\nwant %s", got, want)
 	}
@@ -178,7 +181,7 @@ func TestOpenRefusesWhatIsNoBoard(t *testing.T) {
 	}
 	mem, _ := sys.At[layout](memory)
 	mem.magic, mem.version = magic, Version+1
-	if _, err := Open(fd); err == nil || !strings.Contains(err.Error(), "version 4") {
+	if _, err := Open(fd); err == nil || !strings.Contains(err.Error(), "version 5") {
 		t.Errorf("another version: %v", err)
 	}
 }

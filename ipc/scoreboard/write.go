@@ -94,6 +94,13 @@ func (b *Board) Upgraded(t Token) {
 	b.mem.upgraded.Add(1)
 }
 
+// SocketOpened counts a connection that became something else, until SocketClosed is
+// called for it. It stays among the connections.
+func (b *Board) SocketOpened() { b.mem.sockets.Add(1) }
+
+// SocketClosed ends it.
+func (b *Board) SocketClosed() { b.mem.sockets.Add(-1) }
+
 // free gives a request's entry back. Whoever reads it now throws it away.
 func (b *Board) free(t Token) {
 	if t.entry >= 0 {

@@ -68,6 +68,7 @@ func writeMetrics(w io.Writer, s Status, app []Family) error {
 		{"drover_worker_ready", "How many workers of a slot serve.", func(w Worker) float64 { return truth(w.State == "ready") }},
 		{"drover_worker_late", "How many workers of a slot miss their heartbeat.", func(w Worker) float64 { return truth(w.Late) }},
 		{"drover_worker_connections", "Open connections.", func(w Worker) float64 { return float64(w.Connections) }},
+		{"drover_worker_sockets", "Open connections that were upgraded, such as WebSockets.", func(w Worker) float64 { return float64(w.Sockets) }},
 		{"drover_worker_in_flight", "Requests that are being answered.", func(w Worker) float64 { return float64(w.InFlight) }},
 		{"drover_worker_resident_memory_bytes", "Resident memory.", func(w Worker) float64 { return float64(w.RSSBytes) }},
 		{"drover_worker_cpu_ratio", "CPU use of the last second or more, 1 for one CPU.", func(w Worker) float64 { return w.CPUPercent / 100 }},

@@ -50,6 +50,7 @@ type Worker struct {
 	UptimeSeconds float64 `json:"uptime_seconds"`
 	Requests      uint64  `json:"requests"`
 	Connections   int64   `json:"connections"` // open now
+	Sockets       int64   `json:"sockets"`     // of those, the ones that were upgraded, such as WebSockets
 	InFlight      int64   `json:"in_flight"`   // requests being answered now
 	Panics        uint64  `json:"panics"`
 	Counted       bool    `json:"counted"` // false: the program serves past drover's engines, and its counts stay 0

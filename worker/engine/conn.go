@@ -262,6 +262,9 @@ func (c *conn) Close() error {
 	err := net.ErrClosed
 	c.closeOnce.Do(func() {
 		c.t.remove(c)
+		if c.is(elsewhere) {
+			c.t.board.SocketClosed()
+		}
 		err = c.Conn.Close()
 		c.left()
 	})
@@ -275,6 +278,12 @@ func (c *conn) abandon() {
 		_ = c.below.Close()
 	}
 	c.Close()
+}
+
+// upgraded says that the connection has become something else.
+func (c *conn) upgraded() {
+	c.t.board.SocketOpened()
+	c.enter(elsewhere, 0)
 }
 
 // expireRead makes a read fail that waits, or begins, now, if the connection is

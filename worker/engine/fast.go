@@ -88,7 +88,7 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 			f.access.fast(ctx, ctx.Response.StatusCode(), 0)
 		}
 		if c != nil {
-			c.enter(elsewhere, 0)
+			c.upgraded()
 		}
 		return
 	}

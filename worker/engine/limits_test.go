@@ -344,11 +344,11 @@ func TestUpgraded(t *testing.T) {
 			idle.closed(false)
 		}
 		echo("after")
-		if _, fast := s.engine.(*Fast); fast { // net/http's handler runs as long as the connection lives
-			s.until("not in flight", func(n scoreboard.Snapshot) bool { return n.InFlight == 0 && n.Requests == 3 })
-		}
+		// net/http's handler runs as long as the connection lives, but it answers no
+		// request any more.
+		s.until("not in flight", func(n scoreboard.Snapshot) bool { return n.InFlight == 0 && n.Requests == 3 && n.Sockets == 1 })
 		c.Close()
-		s.until("at rest", func(n scoreboard.Snapshot) bool { return n.Connections == 0 && n.InFlight == 0 })
+		s.until("at rest", func(n scoreboard.Snapshot) bool { return n.Connections == 0 && n.InFlight == 0 && n.Sockets == 0 })
 		if n := s.board.Snapshot(); n.Requests != 3 {
 			t.Errorf("%d requests, want the three that were none of the upgrade", n.Requests)
 		}

@@ -85,7 +85,7 @@ func (n *Net) connState(nc net.Conn, s http.ConnState) {
 		case http.StateIdle:
 			c.enter(idle, 0)
 		case http.StateHijacked:
-			c.enter(elsewhere, 0)
+			c.upgraded()
 		}
 	}
 	if n.state != nil {
@@ -98,7 +98,7 @@ func (n *Net) handle(w http.ResponseWriter, r *http.Request) {
 	var method [scoreboard.MaxMethod]byte
 	var path [scoreboard.MaxPath]byte
 	token := n.board.Begin(time.Time{}, method[:copy(method[:], r.Method)], path[:copy(path[:], r.URL.Path)])
-	a := &answer{ResponseWriter: w, draining: n.isDraining}
+	a := &answer{ResponseWriter: w, draining: n.isDraining, upgraded: func() { n.board.Upgraded(token) }}
 	var begun time.Time
 	if n.access != nil {
 		begun = time.Now()
@@ -118,7 +118,6 @@ func (n *Net) handle(w http.ResponseWriter, r *http.Request) {
 		}
 		a.begin(http.StatusOK)
 		if a.hijacked {
-			n.board.Upgraded(token)
 			a.status = http.StatusSwitchingProtocols
 		} else {
 			n.board.End(token, a.status, max(0, r.ContentLength), a.written)
@@ -187,6 +186,7 @@ type answer struct {
 	written  int64
 	began    bool
 	hijacked bool
+	upgraded func() // called when it is hijacked: the handler may go on for days
 }
 
 // begin is what happens before the first byte of a response. An informational
@@ -232,7 +232,10 @@ func (a *answer) Flush() {
 
 func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
-	a.hijacked = a.hijacked || err == nil
+	if err == nil && !a.hijacked {
+		a.hijacked = true
+		a.upgraded()
+	}
 	return c, rw, err
 }
 

@@ -4,10 +4,13 @@ package start
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"testing"
@@ -31,6 +34,7 @@ func Main(m *testing.M, main func()) {
 type Program struct {
 	URL     string // http://127.0.0.1:PORT
 	Address string // 127.0.0.1:PORT
+	runtime string // its DROVER_RUNTIME_DIR
 	process *exec.Cmd
 	out     bytes.Buffer // to be read once it has ended
 }
@@ -46,10 +50,10 @@ func Example(t *testing.T, env ...string) *Program {
 	}
 	address := l.Addr().String()
 	l.Close()
-	p := &Program{URL: "http://" + address, Address: address, process: exec.Command(os.Args[0])}
+	p := &Program{URL: "http://" + address, Address: address, runtime: t.TempDir(), process: exec.Command(os.Args[0])}
 	p.process.Stdout, p.process.Stderr = &p.out, &p.out
 	_, port, _ := net.SplitHostPort(address)
-	p.process.Env = append(os.Environ(), "DROVER_EXAMPLE=1", "PORT="+port, "DROVER_RUNTIME_DIR="+t.TempDir(),
+	p.process.Env = append(os.Environ(), "DROVER_EXAMPLE=1", "PORT="+port, "DROVER_RUNTIME_DIR="+p.runtime,
 		"GORACE=atexit_sleep_ms=0") // with the race detector each process would sleep for a second at its end
 	p.process.Env = append(p.process.Env, env...)
 	if err := p.process.Start(); err != nil {
@@ -89,6 +93,28 @@ func (p *Program) end(t *testing.T) {
 	if out := p.Stop(t); t.Failed() {
 		t.Logf("the example printed:\n%s", out)
 	}
+}
+
+// Metrics are what the master of the example says of it.
+func (p *Program) Metrics(t *testing.T) string {
+	t.Helper()
+	sockets, err := filepath.Glob(filepath.Join(p.runtime, "*.sock"))
+	if err != nil || len(sockets) != 1 {
+		t.Fatalf("control sockets: %v, %v", sockets, err)
+	}
+	over := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", sockets[0])
+	}}}
+	answer, err := over.Get("http://drover/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // Do sends a request, and fails the test where it is not answered.
