@@ -123,3 +123,33 @@ func (h *herd) hidesItsKey(path string) {
 		}
 	}
 }
+
+// Workers of another user serve with a key that only root may read, a new one too.
+func TestWorkersNeedNotReadTheKey(t *testing.T) {
+	app, err := plainApp()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := asNobody(t, app)
+	h := newFileHerd(t)
+	h.bare = true
+	a, dir := authority.New(), t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	certificate, key := a.Write(dir, "live", "herd.test")
+	h.configure(append(lines, "env: {HERD_ENGINE: fasthttp}", "listen: [{address: '$ADDR', tls: {certificate: "+certificate+", key: "+key+"}}]")...)
+	h.start()
+	h.overTLS(&tls.Config{RootCAs: a.Pool(), ServerName: "herd.test"})
+	a.Write(dir, "live", "next.test")
+	if err := h.client().Reload(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.overTLS(&tls.Config{RootCAs: a.Pool(), ServerName: "next.test"})
+	for _, w := range h.ready() {
+		if got := credentials(t, w.PID); got != nobody {
+			t.Errorf("%s, want %s", got, nobody)
+		}
+	}
+	h.stop()
+}

@@ -59,8 +59,9 @@ func (l leakless) Run() int {
 
 // program is the scripts' app, which is built on drover. Its environment says
 // how it is configured: APP_LISTEN, addresses with blanks between them, and
-// APP_WORKERS. What it does is the text of a file named release in its working
-// directory, which a script replaces as others deploy, or APP:
+// APP_WORKERS and APP_TLS, the name of a certificate. What it does is the text of a
+// file named release in its working directory, which a script replaces as others
+// deploy, or APP:
 //
 //	fail REASON   prints, and ends before it is ready
 //	hang          is never ready
@@ -69,7 +70,11 @@ func program() {
 	var c drover.Config
 	c.Workers, _ = strconv.Atoi(os.Getenv("APP_WORKERS"))
 	for _, address := range strings.Fields(os.Getenv("APP_LISTEN")) {
-		c.Listen = append(c.Listen, drover.Listen{Address: address})
+		l := drover.Listen{Address: address}
+		if name := os.Getenv("APP_TLS"); name != "" {
+			l.TLS = &drover.TLS{Certificates: []drover.Certificate{{Certificate: name + ".pem", Key: name + ".key"}}}
+		}
+		c.Listen = append(c.Listen, l)
 	}
 	drover.Main(c, func(w *drover.Worker) error {
 		text := os.Getenv("APP")

@@ -235,6 +235,25 @@ func TestStalledHandshakeIsCut(t *testing.T) {
 	})
 }
 
+// A reader that stops in a big response is cut, and can tell that it was.
+func TestStalledReaderOverTLSIsCut(t *testing.T) {
+	bothOverTLS(t, config.HTTP{WriteTimeout: short}, func(t *testing.T, s *server) {
+		c := s.dialTLS()
+		begun := time.Now()
+		if _, err := io.WriteString(c, get("/big")); err != nil {
+			t.Fatal(err)
+		}
+		read, _ := io.CopyN(io.Discard, c.r, 1<<20) // less only where this reader is stalled by itself
+		s.until("cut", func(n scoreboard.Snapshot) bool { return n.Connections == 0 && n.InFlight == 0 })
+		if took := time.Since(begun); took < short {
+			t.Errorf("it is cut after %v, want %v or more", took, short)
+		}
+		if _, err := io.CopyN(io.Discard, c.r, bigSize-read); err == nil || err == io.EOF || timedOut(err) {
+			t.Errorf("a cut answer ends with %v, as if it were whole", err)
+		}
+	})
+}
+
 // Idle connections end by the word that TLS has for it.
 func TestDrainOverTLS(t *testing.T) {
 	bothOverTLS(t, config.HTTP{}, func(t *testing.T, s *server) {
