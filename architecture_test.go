@@ -13,6 +13,7 @@ var floors = map[string]int{
 	"drover/cmd/drover":              6,
 	"drover/examples/cluster":        6,
 	"drover/examples/streams":        6,
+	"drover/examples/bodies":         6,
 	"drover/examples/https":          6,
 	"drover":                         5,
 	"drover/master":                  4,
@@ -30,6 +31,7 @@ var floors = map[string]int{
 	"drover/worker":                  3,
 	"drover/worker/engine":           3,
 	"drover/worker/middleware":       3,
+	"drover/worker/body":             3,
 	"drover/worker/fastnet":          2,
 	"drover/worker/secure":           2,
 	"drover/config":                  2,
@@ -52,7 +54,7 @@ var only = map[string][]string{
 	"github.com/shirou/gopsutil/v3/process":   {"drover/master/usage"},
 	"github.com/coreos/go-systemd/v22/daemon": {"drover/master/notify"},
 	"github.com/spf13/cobra":                  {"drover/cmd/drover"},
-	"github.com/valyala/fasthttp":             {"drover", "drover/cmd/drover", "drover/worker/engine", "drover/worker/serve", "drover/worker/middleware"},
+	"github.com/valyala/fasthttp":             {"drover", "drover/cmd/drover", "drover/worker/engine", "drover/worker/serve", "drover/worker/middleware", "drover/worker/body"},
 }
 
 // pure is what a package that only decides may not import.
