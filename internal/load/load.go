@@ -261,6 +261,9 @@ func (c *Conn) Write(path string, keep bool, timeout time.Duration) (Kind, error
 		head += "Connection: close\r\n"
 	}
 	if _, err := io.WriteString(c.Conn, head+"\r\n"); err != nil {
+		if _, accepted := c.Conn.(*tls.Conn); accepted { // who has shaken hands
+			return c.lost(err, Cut)
+		}
 		return c.lost(err, Reset)
 	}
 	return OK, nil
