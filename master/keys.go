@@ -57,18 +57,36 @@ func (m *Master) renewed(k *keys, next *keyring.Ring, err error) {
 
 // tellKeys tells of each certificate.
 func (m *Master) tellKeys(ring *keyring.Ring) {
-	if ring == nil {
-		return
-	}
 	for _, f := range ring.Facts() {
-		until := f.Until.UTC().Format("2006-01-02 15:04 MST")
-		if f.Warning != "" {
-			m.log.Warn(fmt.Sprintf("tls on %s: %s", f.Address, f.Warning), "event", "certificate", "address", f.Address, "names", f.Names, "until", until, "warning", f.Warning)
-			continue
+		if !m.warn(f) {
+			m.log.Info(fmt.Sprintf("tls on %s: certificate of %s, until %s", f.Address, strings.Join(f.Names, ", "), f.Until.UTC().Format("2006-01-02 15:04 MST")),
+				"event", "certificate", "address", f.Address, "names", f.Names, "until", f.Until)
 		}
-		m.log.Info(fmt.Sprintf("tls on %s: certificate of %s, until %s", f.Address, strings.Join(f.Names, ", "), until),
-			"event", "certificate", "address", f.Address, "names", f.Names, "until", until)
 	}
+}
+
+// warn tells what is wrong with a certificate, or soon will be, and reports whether
+// anything is.
+func (m *Master) warn(f keyring.Fact) bool {
+	m.warned = time.Now()
+	warning := f.Warning(m.warned)
+	if warning == "" {
+		return false
+	}
+	m.log.Warn(fmt.Sprintf("tls on %s: %s", f.Address, warning), "event", "certificate", "address", f.Address, "names", f.Names, "until", f.Until, "warning", warning)
+	return true
+}
+
+// serving are the certificates that are served.
+func (m *Master) serving() []keyring.Fact {
+	k := m.named
+	if gen := m.generations[m.fleet.Snapshot().Want.Generation]; k == nil && gen != nil {
+		k = gen.keys
+	}
+	if k == nil {
+		return nil
+	}
+	return k.ring.Facts()
 }
 
 // keysOf are those of a life's generation; nil where nothing is encrypted. Where the
@@ -104,9 +122,19 @@ func (m *Master) share(which func(*life) bool) {
 	}
 }
 
-// turnTickets makes a new key for session tickets when it is time.
-func (m *Master) turnTickets(now time.Time) {
+// warnEvery is how often is told again of a certificate that has expired, or soon will.
+const warnEvery = 24 * time.Hour
+
+// tendKeys does what is to be done about keys in time: a new one for session tickets,
+// and a warning of certificates that nobody has renewed.
+func (m *Master) tendKeys(now time.Time) {
 	if len(m.tickets.Keys()) > 0 && m.tickets.Turn(now) { // before there is one nobody needs it
 		m.share(func(*life) bool { return true })
+	}
+	if now.Sub(m.warned) >= warnEvery {
+		for _, f := range m.serving() {
+			m.warn(f)
+		}
+		m.warned = now
 	}
 }

@@ -288,7 +288,7 @@ func (m *Master) welcome(l *life, generation int, hello ipc.Message) error {
 		if err := (config.Config{Listen: addresses}).Check(); err != nil {
 			return err
 		}
-		ring, err := keyring.Read(addresses, time.Now())
+		ring, err := keyring.Read(addresses)
 		if err != nil {
 			return err
 		}

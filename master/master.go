@@ -85,6 +85,7 @@ type Master struct {
 	newest      int                 // generation number given last
 	named       *keys               // of addresses that the program named itself; nil: none is encrypted
 	tickets     keyring.Tickets
+	warned      time.Time                  // of certificates, last
 	totals      map[int]*scoreboard.Totals // of ended lives, by slot
 	reloads     []reloadCall
 	restarts    map[int][]chan<- error // by slot
@@ -373,7 +374,7 @@ func (m *Master) load() (*generation, error) {
 	program.SetAttributes(attributes)
 	program.SetEnv(c.Env)
 	gen := &generation{program: program, config: c}
-	ring, err := keyring.Read(c.Listen, time.Now())
+	ring, err := keyring.Read(c.Listen)
 	if err != nil {
 		program.Close()
 		return nil, err
@@ -457,7 +458,7 @@ func (m *Master) Run(ctx context.Context) int {
 			m.urge(time.Now())
 			m.urgeNode(time.Now())
 			m.tellService(time.Now())
-			m.turnTickets(time.Now())
+			m.tendKeys(time.Now())
 			slept := sys.Slept()
 			beats, missed := m.beats(time.Now())
 			m.step(fleet.Beats{List: beats, Slept: max(0, slept-m.slept)})

@@ -65,6 +65,10 @@ func (m *Master) status(now time.Time) admin.Status {
 		}
 		s.Listen = append(s.Listen, admin.Listen{Name: g.Name, Address: g.Address, Steering: steering, Slots: slots, Why: why})
 	}
+	for _, f := range m.serving() {
+		l := &s.Listen[f.Listen]
+		l.Certificates = append(l.Certificates, admin.Certificate{Names: f.Names, Until: f.Until})
+	}
 	restarts := map[int]int{}
 	for _, slot := range snap.Slots {
 		restarts[slot.Slot] = slot.Restarts

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -101,6 +102,9 @@ func printStatus(out io.Writer, s admin.Status, now time.Time) error {
 	fmt.Fprintf(out, "%s: %s, pid %d, generation %d, listening on %s, %d requests since its start\n",
 		s.Name, s.State, s.PID, s.Generation, addresses(s), s.Totals.Requests)
 	for _, l := range s.Listen {
+		for _, c := range l.Certificates {
+			fmt.Fprintf(out, "%s: certificate of %s, until %s\n", l.Address, strings.Join(c.Names, ", "), c.Until.UTC().Format("2006-01-02 15:04 MST"))
+		}
 		if l.Steering == config.Spread && l.Why == "" {
 			continue // as anyone expects
 		}

@@ -180,11 +180,11 @@ func checkCommand() *cobra.Command {
 			}
 			var ring *keyring.Ring
 			if err == nil {
-				ring, err = keyring.Read(file.Listen, time.Now())
+				ring, err = keyring.Read(file.Listen)
 			}
 			for _, fact := range ring.Facts() {
-				if fact.Warning != "" {
-					fmt.Fprintf(cmd.ErrOrStderr(), "warn: tls on %s: %s\n", fact.Address, fact.Warning)
+				if warning := fact.Warning(time.Now()); warning != "" {
+					fmt.Fprintf(cmd.ErrOrStderr(), "warn: tls on %s: %s\n", fact.Address, warning)
 				}
 			}
 			if err != nil {

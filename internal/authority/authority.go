@@ -78,10 +78,17 @@ func template(name string, until time.Time) *x509.Certificate {
 	return &x509.Certificate{
 		SerialNumber: must(rand.Int(rand.Reader, big.NewInt(1<<62))),
 		Subject:      pkix.Name{CommonName: name},
-		NotBefore:    until.Add(-48 * time.Hour),
+		NotBefore:    earlier(until, time.Now()).Add(-time.Hour),
 		NotAfter:     until,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func newKey() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) }

@@ -56,6 +56,15 @@ func writeMetrics(w io.Writer, s Status, app []Family) error {
 	m.one("drover_master_resident_memory_bytes", "gauge", "Resident memory of the master.", float64(s.Master.RSSBytes))
 	m.one("drover_master_goroutines", "gauge", "Goroutines of the master.", float64(s.Master.Goroutines))
 
+	if slices.ContainsFunc(s.Listen, func(l Listen) bool { return len(l.Certificates) > 0 }) {
+		m.family("drover_certificate_expiry_timestamp_seconds", "gauge", "Until when the certificate of an address is valid, in seconds since 1970.")
+	}
+	for _, l := range s.Listen {
+		for _, c := range l.Certificates {
+			m.sample("drover_certificate_expiry_timestamp_seconds", float64(c.Until.Unix()), "address", l.Address, "names", strings.Join(c.Names, " "))
+		}
+	}
+
 	m.family("drover_worker_restarts_total", "counter", "Deaths of a slot's workers that were not planned.")
 	for _, slot := range s.Slots {
 		m.sample("drover_worker_restarts_total", float64(slot.Restarts), "slot", strconv.Itoa(slot.Slot))

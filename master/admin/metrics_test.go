@@ -28,6 +28,7 @@ func TestMetrics(t *testing.T) {
 			{Slot: 0, State: "draining", Connections: 2, RSSBytes: 100},
 			{Slot: 0, State: "ready", Connections: 3, RSSBytes: 1000, CPUPercent: 50},
 		},
+		Listen: []Listen{{Address: ":80"}, {Address: ":443", Certificates: []Certificate{{[]string{"a.test", "b.test"}, time.Unix(1e9, 0)}}}},
 		Totals: Totals{BytesOut: 1 << 60, Latency: board.Snapshot().Latency},
 	}
 	f.status.Totals.Status.Success = 3
@@ -76,6 +77,7 @@ func TestMetrics(t *testing.T) {
 		{value("drover_state", "state", "stopping"), 0}, {value("drover_generation"), 2}, {value("drover_worker_restarts_total", "slot", "0"), 4},
 		{value("drover_worker_ready", "slot", "0"), 1}, {value("drover_worker_ready", "slot", "1"), 0}, {value("drover_worker_connections", "slot", "0"), 5},
 		{value("drover_worker_resident_memory_bytes", "slot", "0"), 1100}, {value("drover_worker_cpu_ratio", "slot", "0"), 0.5},
+		{value("drover_certificate_expiry_timestamp_seconds", "address", ":443", "names", "a.test b.test"), 1e9},
 		{value("sales_total", "shop", "a\"b\\c\nd", "kind", "x"), 7},
 	} {
 		if c.got != c.want {

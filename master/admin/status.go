@@ -37,6 +37,14 @@ type Listen struct {
 	Steering string `json:"steering"`        // that is active: spread, sticky, cpu, shared
 	Slots    []int  `json:"slots,omitempty"` // that new connections go to, when not to all
 	Why      string `json:"why,omitempty"`   // it is so, when not as asked
+	// Certificates that it is encrypted with; none is plain text.
+	Certificates []Certificate `json:"certificates,omitempty"`
+}
+
+// Certificate is one that an address shows.
+type Certificate struct {
+	Names []string  `json:"names"` // hosts and addresses that it is for
+	Until time.Time `json:"until"`
 }
 
 // Worker is one life. Its counts begin with it.

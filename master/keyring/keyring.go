@@ -32,15 +32,39 @@ type Ring struct {
 
 // Fact is what is to be known of a certificate.
 type Fact struct {
-	Address string
-	Names   []string // hosts that it is for
-	Until   time.Time
-	Warning string // empty: it is good now
+	Listen      int // index of the address
+	Address     string
+	File        string
+	Names       []string // hosts that it is for
+	From, Until time.Time
+	bits        int // of an RSA key; 0 is another kind
+}
+
+// Warning says what clients object to, or soon will; it is empty where all is well.
+// Soon is when nine tenths of its time are over: whoever renews it should have.
+func (f Fact) Warning(now time.Time) string {
+	const minute = "2006-01-02 15:04 MST"
+	what := ""
+	switch left := f.Until.Sub(now); {
+	case left <= 0:
+		what = fmt.Sprintf("has expired, at %s: clients refuse it", f.Until.Format(minute))
+	case now.Before(f.From):
+		what = fmt.Sprintf("is not valid before %s: clients refuse it until then", f.From.Format(minute))
+	case len(f.Names) == 0:
+		what = "names no host (subjectAltName): clients refuse it"
+	case f.bits > 0 && f.bits < 2048:
+		what = fmt.Sprintf("has a key of %d bits: clients refuse it: want at least 2048", f.bits)
+	case left < f.Until.Sub(f.From)/10:
+		what = fmt.Sprintf("expires soon, at %s: want it renewed", f.Until.Format(minute))
+	default:
+		return ""
+	}
+	return "certificate " + f.File + " " + what
 }
 
 // Read reads the files of all addresses. It gives nil where none is encrypted. Its
 // error is a *config.Error: the address, the file, and what would be right.
-func Read(listen []config.Listen, now time.Time) (*Ring, error) {
+func Read(listen []config.Listen) (*Ring, error) {
 	r := &Ring{listen: listen, tls: make([]*ipc.TLS, len(listen))}
 	r.files = r.stamp() // before they are read: what changes meanwhile is another stamp
 	any := false
@@ -49,12 +73,12 @@ func Read(listen []config.Listen, now time.Time) (*Ring, error) {
 			continue
 		}
 		any = true
-		t, facts, err := read(l.TLS, now)
+		t, facts, err := read(l.TLS)
 		if err != nil {
 			return nil, &config.Error{Field: "tls on " + l.Address, Why: err.Error()}
 		}
 		for _, f := range facts {
-			f.Address = l.Address
+			f.Listen, f.Address = i, l.Address
 			r.facts = append(r.facts, f)
 		}
 		r.tls[i] = t
@@ -79,7 +103,7 @@ func (r *Ring) Facts() []Fact {
 }
 
 // read reads the files of one address.
-func read(c *config.TLS, now time.Time) (*ipc.TLS, []Fact, error) {
+func read(c *config.TLS) (*ipc.TLS, []Fact, error) {
 	t := &ipc.TLS{
 		ClientOptional: c.ClientAuth == config.ClientOptional,
 		Only13:         c.MinVersion == "1.3",
@@ -87,7 +111,7 @@ func read(c *config.TLS, now time.Time) (*ipc.TLS, []Fact, error) {
 	}
 	var facts []Fact
 	for _, files := range c.Certificates {
-		pair, fact, err := readPair(files, now)
+		pair, fact, err := readPair(files)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -108,8 +132,8 @@ func read(c *config.TLS, now time.Time) (*ipc.TLS, []Fact, error) {
 	return t, facts, nil
 }
 
-// readPair reads a certificate and its key, and says what its users will object to.
-func readPair(files config.Certificate, now time.Time) (ipc.KeyPair, Fact, error) {
+// readPair reads a certificate and its key.
+func readPair(files config.Certificate) (ipc.KeyPair, Fact, error) {
 	fail := func(err error) (ipc.KeyPair, Fact, error) { return ipc.KeyPair{}, Fact{}, err }
 	chain, err := readPEM("certificate", files.Certificate, "CERTIFICATE")
 	if err != nil {
@@ -135,21 +159,12 @@ func readPair(files config.Certificate, now time.Time) (ipc.KeyPair, Fact, error
 	if err != nil {
 		return fail(fmt.Errorf("key %s: %w", files.Key, err))
 	}
-	fact := Fact{Names: leaf.DNSNames, Until: leaf.NotAfter}
+	fact := Fact{File: files.Certificate, Names: leaf.DNSNames, From: leaf.NotBefore, Until: leaf.NotAfter}
 	for _, ip := range leaf.IPAddresses {
 		fact.Names = append(fact.Names, ip.String())
 	}
-	const day = "2006-01-02 15:04 MST"
-	public, _ := leaf.PublicKey.(*rsa.PublicKey)
-	switch {
-	case now.After(leaf.NotAfter):
-		fact.Warning = fmt.Sprintf("certificate %s has expired, at %s: clients will refuse it", files.Certificate, leaf.NotAfter.Format(day))
-	case now.Before(leaf.NotBefore):
-		fact.Warning = fmt.Sprintf("certificate %s is not valid before %s: clients will refuse it until then", files.Certificate, leaf.NotBefore.Format(day))
-	case len(fact.Names) == 0:
-		fact.Warning = fmt.Sprintf("certificate %s names no host (subjectAltName): clients will refuse it", files.Certificate)
-	case public != nil && public.N.BitLen() < 2048:
-		fact.Warning = fmt.Sprintf("certificate %s has a key of %d bits: clients will refuse it: want at least 2048", files.Certificate, public.N.BitLen())
+	if public, is := leaf.PublicKey.(*rsa.PublicKey); is {
+		fact.bits = public.N.BitLen()
 	}
 	return ipc.KeyPair{Chain: chain, Key: key}, fact, nil
 }
@@ -251,7 +266,7 @@ func (r *Ring) Watch(ctx context.Context, changed func(*Ring, error)) {
 			continue
 		}
 		known = now
-		next, err := Read(r.listen, time.Now())
+		next, err := Read(r.listen)
 		switch {
 		case err != nil:
 			changed(nil, err)

@@ -48,24 +48,24 @@ func TestRead(t *testing.T) {
 	listen[1].TLS.ClientCA = write(t, "ca.pem", append(a.PEM(), authority.New().PEM()...))
 	listen[1].TLS.ClientAuth = config.ClientOptional
 	listen[1].TLS.MinVersion = "1.3"
-	r, err := Read(listen, time.Now())
+	r, err := Read(listen)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := r.TLS(); len(got) != 2 || got[0] != nil || len(got[1].Pairs) != 1 || len(got[1].ClientCAs) != 2 || !got[1].ClientOptional || !got[1].Only13 || got[1].PostQuantum {
 		t.Errorf("read %+v", got)
 	}
-	if f := r.Facts(); len(f) != 1 || f[0].Address != ":443" || strings.Join(f[0].Names, " ") != "one.test 127.0.0.1" || f[0].Warning != "" {
+	if f := r.Facts(); len(f) != 1 || f[0].Address != ":443" || strings.Join(f[0].Names, " ") != "one.test 127.0.0.1" || f[0].Warning(time.Now()) != "" {
 		t.Errorf("facts %+v", f)
 	}
-	if r, err := Read(listen[:1], time.Now()); r != nil || err != nil {
+	if r, err := Read(listen[:1]); r != nil || err != nil {
 		t.Errorf("without TLS: %v, %v", r, err)
 	}
 }
 
 // Every kind of key that openssl makes is taken.
 func TestKindsOfKeys(t *testing.T) {
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"a.test"}, NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"a.test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
 	ec, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -92,11 +92,11 @@ func TestKindsOfKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		certificate := write(t, "a.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-		r, err := Read(address(certificate, write(t, "a.key", c.pem)), time.Now())
+		r, err := Read(address(certificate, write(t, "a.key", c.pem)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := r.Facts()[0].Warning; (got == "") != (c.warning == "") || !strings.Contains(got, c.warning) {
+		if got := r.Facts()[0].Warning(time.Now()); (got == "") != (c.warning == "") || !strings.Contains(got, c.warning) {
 			t.Errorf("%T: warning %q, want %q", c.private, got, c.warning)
 		}
 	}
@@ -124,25 +124,37 @@ func TestWhatIsWrong(t *testing.T) {
 	} {
 		listen := address(c.certificate, c.key)
 		listen[1].TLS.ClientCA = c.ca
-		_, err := Read(listen, time.Now())
+		_, err := Read(listen)
 		var wrong *config.Error
 		if !errors.As(err, &wrong) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s, %s, %s: error %v, want %q", c.certificate, c.key, c.ca, err, c.want)
 		}
 	}
+}
+
+func TestWarnings(t *testing.T) {
+	a := authority.New()
+	dir := t.TempDir()
 	for _, c := range []struct {
-		now   time.Duration
+		from  time.Duration // now, as seen from the beginning of two hours
 		names []string
 		want  string
 	}{
-		{2 * time.Hour, []string{"a.test"}, "has expired"},
-		{-48 * time.Hour, []string{"a.test"}, "is not valid before"},
-		{0, nil, "names no host"},
+		{2 * time.Hour, []string{"a.test"}, "has expired, at "},
+		{-time.Minute, []string{"a.test"}, "is not valid before "},
+		{time.Hour, nil, "names no host"},
+		{107 * time.Minute, []string{"a.test"}, ""},
+		{109 * time.Minute, []string{"a.test"}, "expires soon, at "},
 	} {
 		certificate, key := a.Write(dir, "warned", c.names...)
-		r, err := Read(address(certificate, key), time.Now().Add(c.now))
-		if err != nil || !strings.Contains(r.Facts()[0].Warning, c.want) {
-			t.Errorf("%v: %+v, %v; want a warning %q", c.now, r.Facts(), err, c.want)
+		r, err := Read(address(certificate, key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fact := r.Facts()[0]
+		got := fact.Warning(fact.From.Add(c.from))
+		if !strings.Contains(got, c.want) || (got == "") != (c.want == "") || got != "" && !strings.HasPrefix(got, "certificate "+certificate+" ") {
+			t.Errorf("%v: warning %q, want %q", c.from, got, c.want)
 		}
 	}
 }
@@ -155,7 +167,7 @@ func TestWatch(t *testing.T) {
 		dir := t.TempDir()
 		certificate, key := a.Write(dir, "live", "one.test")
 		a.Write(dir, "next", "two.test")
-		r, err := Read(address(certificate, key), time.Now())
+		r, err := Read(address(certificate, key))
 		if err != nil {
 			t.Fatal(err)
 		}
