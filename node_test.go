@@ -2,6 +2,7 @@ package drover_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"io"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"drover/internal/authority"
 	"drover/internal/load"
 )
 
@@ -217,6 +219,65 @@ func TestNodeAppNamesItsAddress(t *testing.T) {
 	other.exited(3)
 	if log := other.log(); !strings.Contains(log, "app: EADDRINUSE") || !strings.Contains(log, "already in use by process") {
 		t.Errorf("the app's own error, and who has it, is not told:\n%s", log)
+	}
+	h.stop()
+}
+
+// What the system refuses reaches the app as its server's error.
+func TestNodeMayNotListen(t *testing.T) {
+	h := newNodeHerd(t)
+	h.bare = true
+	h.wrap = append([]string{"setpriv", "--bounding-set=-net_bind_service"}, h.wrap...) // root without the right to ports below 1024
+	h.env = append(h.env, "APP_HOST=127.0.0.1", "APP_PORT=81")
+	h.configure("run: [" + absolute(t, "testdata/node/app.js") + "]")
+	h.launch()
+	h.exited(3)
+	if log := h.log(); !strings.Contains(log, "app: EACCES") {
+		t.Errorf("the app is not told:\n%s", log)
+	}
+}
+
+// Of an https app a client resumes its session with any worker, and after a reload,
+// which brings new keys of tickets, with any of the new ones.
+func TestNodeHTTPS(t *testing.T) {
+	modes(t, func(t *testing.T, h *herd) {
+		a := authority.New()
+		certificate, key := a.Write(t.TempDir(), "app", "app.test")
+		h.env = append(h.env, "APP_TLS="+certificate+":"+key)
+		h.start()
+		config := &tls.Config{RootCAs: a.Pool(), ServerName: "app.test", ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+		resume := func() {
+			t.Helper()
+			h.overTLS(config)
+			for range 20 {
+				if !h.overTLS(config).DidResume {
+					t.Error("a session was not resumed")
+				}
+			}
+		}
+		resume()
+		if err := h.client().Reload(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		h.await("only new workers", func([]event) bool { return len(h.living()) == 2 })
+		resume()
+		h.stop()
+	})
+}
+
+// A program that listens on nothing is served by nobody's clients, but supervised as
+// others are.
+func TestNodeNeverListens(t *testing.T) {
+	h := newNodeHerd(t)
+	h.bare = true
+	script := filepath.Join(t.TempDir(), "consumer.js")
+	if err := os.WriteFile(script, []byte("setInterval(() => {}, 1000)"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.configure("run: ["+script+"]", "node: {never_listens: true, stop_by: TERM}", "min_uptime: 200ms")
+	h.start()
+	if err := h.client().Reload(context.Background()); err != nil {
+		t.Fatal(err)
 	}
 	h.stop()
 }

@@ -149,6 +149,11 @@ type Node struct {
 	// WaitReady takes a worker for ready when it calls process.send('ready'), instead
 	// of when it listens.
 	WaitReady bool
+	// NeverListens takes a worker for ready once it has run for MinUptime, though it
+	// asks for no socket: for programs that take their work from a queue. One that
+	// does ask is ready when it listens. StopBy is to be a signal or a message then:
+	// without a server to close, disconnect ends nothing.
+	NeverListens bool
 	// StopBy is what a worker is told to leave by, to finish what it has within Drain:
 	// StopDisconnect, also when empty, as cluster.disconnect() does, which closes its
 	// servers; StopINT or StopTERM, signals that the program handles; or
@@ -453,12 +458,15 @@ func (n Node) Check() error {
 			return err
 		}
 	}
+	if n.WaitReady && n.NeverListens {
+		return wrong("node", "wait_ready and never_listens: want one of them: who says ready needs not live for a while to be believed")
+	}
 	return cmp.Or(CheckScheduling(n.Scheduling), CheckSteering(n.Steering), CheckStopBy(n.StopBy))
 }
 
 // isZero reports whether nothing is asked of Node.
 func (n Node) isZero() bool {
-	return len(n.Args) == 0 && n.Scheduling == "" && n.Steering == "" && !n.WaitReady && (n.StopBy == "" || n.StopBy == StopDisconnect) && !n.DrainHeader
+	return len(n.Args) == 0 && n.Scheduling == "" && n.Steering == "" && !n.WaitReady && !n.NeverListens && (n.StopBy == "" || n.StopBy == StopDisconnect) && !n.DrainHeader
 }
 
 // CheckForNode says what of a Config cannot be had by a program of KindNode,

@@ -265,11 +265,12 @@ func (r *reader) node(into *Node, n ast.Node) {
 			r.str("args", want, &arg, checkNodeArg)(n)
 			into.Args = append(into.Args, arg)
 		}),
-		"scheduling":   r.str("scheduling", "shared or rr", &into.Scheduling, CheckScheduling),
-		"steering":     r.str("steering", "one of "+strings.Join(steerings, ", "), &into.Steering, CheckSteering),
-		"wait_ready":   r.boolean("wait_ready", &into.WaitReady),
-		"stop_by":      r.str("stop_by", "disconnect, INT, TERM or shutdown", &into.StopBy, CheckStopBy),
-		"drain_header": r.boolean("drain_header", &into.DrainHeader),
+		"scheduling":    r.str("scheduling", "shared or rr", &into.Scheduling, CheckScheduling),
+		"steering":      r.str("steering", "one of "+strings.Join(steerings, ", "), &into.Steering, CheckSteering),
+		"wait_ready":    r.boolean("wait_ready", &into.WaitReady),
+		"never_listens": r.boolean("never_listens", &into.NeverListens),
+		"stop_by":       r.str("stop_by", "disconnect, INT, TERM or shutdown", &into.StopBy, CheckStopBy),
+		"drain_header":  r.boolean("drain_header", &into.DrainHeader),
 	})
 }
 

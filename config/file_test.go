@@ -193,6 +193,7 @@ var badFiles = []struct {
 	{"run: [app.js]\nnode: {wait_ready: 1}", "2:20: wait_ready is \"1\": want true or false"},
 	{"run: [app.js]\nnode: {instances: 2}", "2:8: unknown key \"instances\" in node: want one of args, drain_header, scheduling, steering, stop_by, wait_ready"},
 	{"run: [./app]\nkind: foreign\nnode: {wait_ready: true}", "1:1: node: {Args:[] Scheduling: Steering: WaitReady:true StopBy: DrainHeader:false}: the program is none for Node"},
+	{"run: [app.js]\nnode: {wait_ready: true, never_listens: true}", "1:1: node: wait_ready and never_listens: want one of them"},
 	{"run: [app.js]\nkind: node\nready: notify", "1:1: ready: notify is for foreign programs: a Node program is ready when it listens"},
 	{"run: [app.js]\nkind: node\nstop_signal: INT", "1:1: stop signal: INT is for foreign programs: a Node program leaves by stop_by"},
 	{"run: [app.js]\nkind: node\nnonblocking: true", "1:1: nonblocking: it is for foreign programs: a Node program always has such sockets"},

@@ -232,7 +232,7 @@ func New(ctx context.Context, o Options) (_ *Master, err error) {
 		}
 	}
 	if gen.program.Node {
-		m.node = newNodeApp(m.config.Node, len(m.groups))
+		m.node = newNodeApp(m.config, len(m.groups))
 	}
 	control, err := m.instance.Listen()
 	if err != nil {
@@ -412,6 +412,8 @@ func fixed(is, wanted config.Config) error {
 		return change("node.steering", fmt.Sprintf("%q", is.Node.Steering), fmt.Sprintf("%q", wanted.Node.Steering))
 	case wanted.Node.WaitReady != is.Node.WaitReady:
 		return change("node.wait_ready", is.Node.WaitReady, wanted.Node.WaitReady)
+	case wanted.Node.NeverListens != is.Node.NeverListens:
+		return change("node.never_listens", is.Node.NeverListens, wanted.Node.NeverListens)
 	case wanted.LogFormat != is.LogFormat:
 		return change("logs.format", is.LogFormat, wanted.LogFormat)
 	}

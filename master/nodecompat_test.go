@@ -307,7 +307,7 @@ func (c *compat) obey(a asked) {
 			if a.RR {
 				policy.Scheduling = config.SchedulingRR
 			}
-			c.node = newNodeApp(policy, 0)
+			c.node = newNodeApp(config.Config{Node: policy}, 0)
 		}
 		l := &life{id: a.Fork, config: config.Config{}.WithDefaults(), over: make(chan struct{})}
 		for slices.Contains(c.steering.slots, l.slot) {

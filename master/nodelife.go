@@ -73,9 +73,13 @@ const (
 )
 
 // newNodeApp makes the primary of an app whose operator gave so many addresses.
-func newNodeApp(c config.Node, given int) *nodeApp {
+func newNodeApp(c config.Config, given int) *nodeApp {
+	policy := node.Policy{RoundRobin: c.Node.Scheduling == config.SchedulingRR, WaitReady: c.Node.WaitReady, Listen: given}
+	if c.Node.NeverListens {
+		policy.ReadyAfter = c.MinUptime
+	}
 	return &nodeApp{
-		primary: node.New(node.Policy{RoundRobin: c.Scheduling == config.SchedulingRR, WaitReady: c.WaitReady, Listen: given}),
+		primary: node.New(policy),
 		given:   given,
 		servers: map[int]*nodeServer{},
 		stuck:   map[socketAt]time.Time{},
@@ -228,7 +232,7 @@ func (m *Master) actNode(action node.Action) {
 		}
 	case node.Quiet:
 		if l := m.lives[fleet.LifeID(a.Worker)]; l != nil {
-			m.log.Warn(fmt.Sprintf("worker %d runs, and has not asked for a socket yet: npm and the like start the program where drover cannot reach it (give its file instead), and listen with exclusive or reusePort goes by drover", l.slot),
+			m.log.Warn(fmt.Sprintf("worker %d runs, and has not asked for a socket yet: npm and the like start the program where drover cannot reach it (give its file instead), listen with exclusive or reusePort goes by drover, and a program that listens on nothing needs never_listens of node", l.slot),
 				"event", "quiet", "slot", l.slot, "life", l.id)
 		}
 	default:

@@ -158,6 +158,7 @@ is (app.js), or takes its listening sockets by LISTEN_FDS, as systemd passes the
 	cmd.Flags().StringVar(&nodeArgs, "node-args", "", "flags for node itself, with blanks between them, such as --max-old-space-size=512")
 	cmd.Flags().BoolVar(&rr, "round-robin", false, "of a Node program: drover accepts, and deals the connections out in turn")
 	cmd.Flags().BoolVar(&f.config.Node.WaitReady, "wait-ready", false, "a Node program is ready when it calls process.send('ready'), instead of when it listens")
+	cmd.Flags().BoolVar(&f.config.Node.NeverListens, "never-listens", false, "a Node program listens on nothing: it is ready once it has run for a second")
 	cmd.Flags().StringVar(&f.config.Node.StopBy, "stop-by", config.StopDisconnect, "what a Node program is told to leave by: disconnect, INT, TERM, or shutdown (the message)")
 	cmd.Flags().BoolVar(&f.config.Node.DrainHeader, "drain-header", false, "have a Node program that is about to leave answer with Connection: close, by a module loaded before it")
 	cmd.Flags().SetInterspersed(false) // what follows PROGRAM is the program's

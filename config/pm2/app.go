@@ -52,7 +52,7 @@ func (c *conversion) program(name string) error {
 	case mode == "cluster" && !cmd.node:
 		c.note("exec_mode", "cluster is for node: %s is given its sockets by LISTEN_FDS", cmd.run[0])
 	case mode == "fork" && cmd.node && workers == "1":
-		c.note("exec_mode", "fork: the app is a worker of Node's cluster here, too: where it calls cluster.fork() itself, it no longer does, and workers: auto does it instead; where it never listens, it is to call process.send('ready'), with wait_ready: true under node")
+		c.note("exec_mode", "fork: the app is a worker of Node's cluster here, too: where it calls cluster.fork() itself, it no longer does, and workers: auto does it instead; where it never listens, it needs never_listens: true under node")
 	case mode == "fork" && cmd.node:
 		c.note("exec_mode", "fork: the %s workers share the addresses that the app listens on, as those of a cluster; under PM2 each had to find a port of its own", workers)
 	}

@@ -123,7 +123,7 @@ logs:
 				"instances: -1 is written as 3, of the 4 CPUs here: change workers on a machine with another number"}},
 		{"fork of one, as others are without a word", `{"script": "app.js", "exec_mode": "fork_mode", "instances": "1"}`, nil,
 			head("app") + one + "run: [app.js]\nkind: node\nnode:\n" + stopBy, []string{
-				"exec_mode: fork: the app is a worker of Node's cluster here, too: where it calls cluster.fork() itself, it no longer does, and workers: auto does it instead; where it never listens, it is to call process.send('ready'), with wait_ready: true under node"}},
+				"exec_mode: fork: the app is a worker of Node's cluster here, too: where it calls cluster.fork() itself, it no longer does, and workers: auto does it instead; where it never listens, it needs never_listens: true under node"}},
 		{"fork of several", `{"script": "app.js", "exec_mode": "fork", "instances": 3}`, nil,
 			head("app") + "workers: 3\nrun: [app.js]\nkind: node\nnode:\n" + stopBy, []string{
 				"exec_mode: fork: the 3 workers share the addresses that the app listens on, as those of a cluster; under PM2 each had to find a port of its own"}},

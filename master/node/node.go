@@ -26,6 +26,9 @@ type Policy struct {
 	// WaitReady takes a worker for ready when it says process.send('ready'),
 	// instead of when it listens.
 	WaitReady bool
+	// ReadyAfter takes a worker for ready that has run for so long and asked for no
+	// socket. 0 is never.
+	ReadyAfter time.Duration
 	// Listen is how many addresses the operator gave: the first servers of a
 	// worker get those, whatever they ask for.
 	Listen int

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -467,6 +468,32 @@ func TestSeats(t *testing.T) {
 	if got := s.p.SlotSeat(0); got != 2 {
 		t.Errorf("slot 0 is at %d, want 2", got)
 	}
+}
+
+func TestReadyWithoutASocket(t *testing.T) {
+	s := newStage(t, Policy{ReadyAfter: time.Second})
+	wantWords := func(want ...Word) {
+		t.Helper()
+		var all []Word
+		for _, says := range did[Says](s) {
+			all = append(all, says.Word)
+		}
+		if !slices.Equal(all, want) {
+			t.Errorf("they say %v, want %v", all, want)
+		}
+	}
+	s.join(1, 0)
+	s.step(Tick{})
+	wantWords(Online)
+	s.now = s.now.Add(time.Second)
+	s.step(Tick{})
+	s.step(Tick{})
+	wantWords(Ready)
+	s.join(2, 1) // one that asks for a socket is ready when it listens
+	s.listen(2, 3000, 0)
+	s.now = s.now.Add(time.Minute)
+	s.step(Tick{})
+	wantWords(Online)
 }
 
 func TestTimeAlone(t *testing.T) {

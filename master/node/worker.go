@@ -296,9 +296,14 @@ func (p *Primary) tick() {
 	anybody := false
 	for _, id := range sortedKeys(p.workers) {
 		w := p.workers[id]
-		if !w.online.IsZero() && !w.asked && !w.ready && !w.leaving && !w.quiet && p.now.Sub(w.online) >= quietAfter {
-			w.quiet = true
-			p.do(Quiet{w.id})
+		if !w.online.IsZero() && !w.asked && !w.ready && !w.leaving {
+			switch ran := p.now.Sub(w.online); {
+			case p.policy.ReadyAfter > 0 && ran >= p.policy.ReadyAfter:
+				p.ready(w)
+			case !w.quiet && ran >= quietAfter:
+				w.quiet = true
+				p.do(Quiet{w.id})
+			}
 		}
 		anybody = anybody || w.listening && !w.leaving
 	}

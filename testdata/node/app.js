@@ -25,7 +25,8 @@ process.on('message', (m) => {
   });
 });
 
-const server = http.createServer((req, res) => {
+const [cert, key] = (process.env.APP_TLS || '').split(':').filter(Boolean).map((path) => fs.readFileSync(path));
+const server = (cert ? require('https') : http).createServer({ cert, key }, (req, res) => {
   switch (req.url) {
     case '/pid': return res.end(String(process.pid));
     case '/slow': return setTimeout(() => res.end('ok'), 200);
