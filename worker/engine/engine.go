@@ -51,8 +51,19 @@ func named(id string) string {
 	return id
 }
 
-// failed is the body of a 500: by the id its line in the log is found.
-func failed(id string) string { return "Internal Server Error\nrequest " + id }
+// failed takes a panic's value apart, and gives the 500 to answer with: a page that
+// the value brings along, as one of middleware's Pages does, or the id alone, by
+// which its line in the log is found.
+func failed(v any, id string) (value any, contentType string, body []byte) {
+	if f, ok := v.(interface {
+		Answer(id string) (value any, contentType string, body []byte)
+	}); ok {
+		if v, contentType, body = f.Answer(id); body != nil {
+			return v, contentType, body
+		}
+	}
+	return v, "text/plain; charset=utf-8", []byte("Internal Server Error\nrequest " + id + "\n")
+}
 
 // panicked counts and logs a handler's panic, or ends the process where that is
 // wanted.

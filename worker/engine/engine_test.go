@@ -531,6 +531,50 @@ func TestPanic(t *testing.T) {
 	})
 }
 
+// paged is a panic's value with a page, as middleware's Pages make it.
+type paged struct{ page []byte }
+
+func (p paged) Answer(id string) (any, string, []byte) {
+	return "boom", "text/html", bytes.ReplaceAll(p.page, []byte("ID"), []byte(id))
+}
+
+// A panic may bring the page that it is answered with.
+func TestPanicWithAPage(t *testing.T) {
+	var page []byte
+	fast := FastHTTP(func(ctx *fasthttp.RequestCtx) {
+		ctx.Response.Header.Set(RequestIDHeader, "seven")
+		ctx.Response.Header.Set("Content-Encoding", "br")
+		panic(paged{page})
+	})
+	net := NetHTTP(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(RequestIDHeader, "seven")
+		w.Header().Set("Content-Encoding", "br")
+		panic(paged{page})
+	}))
+	for _, e := range []struct {
+		answering
+		*tracker
+	}{{fast, fast.tracker}, {net, net.tracker}} {
+		s := newServer(t)
+		s.engine, s.tracker = e.answering, e.tracker
+		s.start(config.HTTP{})
+		for text, want := range map[string]string{"<p>ID": "<p>seven", "": "Internal Server Error\nrequest seven\n"} {
+			if page = []byte(text); text == "" {
+				page = nil
+			}
+			c := s.dial()
+			r := c.want(get("/"), 500, want)
+			if r.Header.Get(RequestIDHeader) != "seven" || r.Header.Get("Content-Encoding") != "" || (r.Header.Get("Content-Type") == "text/html") != (text != "") {
+				t.Errorf("%v", r.Header)
+			}
+			c.Close()
+		}
+		if log := s.log.String(); strings.Count(log, "a handler panicked: boom") != 2 || strings.Count(log, "id=seven") != 2 {
+			t.Errorf("the log: %s", log)
+		}
+	}
+}
+
 // A panic after half an answer is no whole answer.
 func TestPanicInTheMiddleOfAnAnswer(t *testing.T) {
 	t.Parallel()

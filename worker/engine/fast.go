@@ -113,11 +113,14 @@ func (f *Fast) call(ctx *fasthttp.RequestCtx) {
 	defer func() {
 		if v := recover(); v != nil {
 			id := named(string(ctx.Response.Header.Peek(RequestIDHeader)))
+			v, kind, page := failed(v, id)
 			f.panicked(v, string(ctx.Method()), string(ctx.Path()), id)
 			ctx.Response.Reset()
 			ctx.Hijack(nil)
 			ctx.HijackSetNoResponse(false)
-			ctx.Error(failed(id)+"\n", fasthttp.StatusInternalServerError)
+			ctx.SetStatusCode(fasthttp.StatusInternalServerError)
+			ctx.SetContentType(kind)
+			ctx.SetBody(page)
 			ctx.Response.Header.Set(RequestIDHeader, id)
 		}
 	}()

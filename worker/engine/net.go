@@ -107,10 +107,10 @@ func (n *Net) handle(w http.ResponseWriter, r *http.Request) {
 		v := recover()
 		if v != nil && v != http.ErrAbortHandler {
 			id := named(a.Header().Get(RequestIDHeader))
-			n.panicked(v, r.Method, r.URL.Path, id)
+			value, kind, page := failed(v, id)
+			n.panicked(value, r.Method, r.URL.Path, id)
 			if !a.began {
-				a.Header().Set(RequestIDHeader, id)
-				http.Error(a, failed(id), http.StatusInternalServerError)
+				a.fail(id, kind, page)
 				v = nil
 			} else {
 				v = http.ErrAbortHandler // half an answer must not look whole
@@ -203,6 +203,19 @@ func (a *answer) begin(status int) {
 		a.Header().Set("Connection", "close")
 	}
 	a.body.rest(a.Header())
+}
+
+// fail answers for a handler that panicked.
+func (a *answer) fail(id, contentType string, page []byte) {
+	h := a.Header()
+	for _, whole := range []string{"Content-Length", "Content-Encoding", "Etag", "Last-Modified", "Cache-Control"} { // of what is not answered
+		h.Del(whole)
+	}
+	h.Set("Content-Type", contentType)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set(RequestIDHeader, id)
+	a.WriteHeader(http.StatusInternalServerError)
+	_, _ = a.Write(page) // the client has left: nobody is to be told
 }
 
 func (a *answer) WriteHeader(status int) {
