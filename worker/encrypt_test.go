@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/pem"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"drover/internal/authority"
+	"drover/internal/sys"
 	"drover/ipc"
 )
 
@@ -137,5 +139,65 @@ func TestTicketKeysAreAnAddresssOwn(t *testing.T) {
 			t.Errorf("%+v: it has a key that is another's too", a)
 		}
 		seen = append(seen, own[0])
+	}
+}
+
+// A worker encrypts by what its welcome brings, and by what comes later; something bad
+// changes nothing. A program that accepts by hand gets connections over TLS.
+func TestSecretsOfTheMaster(t *testing.T) {
+	a := authority.New()
+	seal := func(host string) (fd int) {
+		t.Helper()
+		secrets := ipc.Secrets{
+			TLS:     []*ipc.TLS{{Pairs: []ipc.KeyPair{pairOf(a.Issue(time.Now().Add(time.Hour), host))}}},
+			Tickets: [][]byte{make([]byte, ipc.TicketSize)},
+		}
+		fd, err := secrets.Seal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { sys.Close(fd) })
+		return fd
+	}
+	s := start(t, "by hand", true)
+	s.hears(ipc.Hello)
+	s.says(ipc.Message{Kind: ipc.Welcome, Life: life(), Secrets: true, Listen: []ipc.Listen{{Name: "web", Address: s.socket.Addr().String()}}}, s.boards, seal("a.test"))
+	s.hears(ipc.Ready)
+	ask := func(host string) (string, error) {
+		c, err := tls.Dial("tcp", s.socket.Addr().String(), &tls.Config{RootCAs: a.Pool(), ServerName: host})
+		if err != nil {
+			return "", err
+		}
+		defer c.Close()
+		text, err := io.ReadAll(c)
+		return string(text), err
+	}
+	if got, err := ask("a.test"); got != "by hand" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	junk, err := sys.SealedBytes("junk", []byte("junk"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sys.Close(junk)
+	s.says(ipc.Message{Kind: ipc.Renew, Secrets: true}, junk)
+	s.says(ipc.Message{Kind: ipc.Renew, Secrets: true})
+	if got, err := ask("a.test"); got != "by hand" || err != nil {
+		t.Errorf("after junk: %q, %v", got, err)
+	}
+	s.says(ipc.Message{Kind: ipc.Renew, Secrets: true}, seal("b.test"))
+	for deadline := time.Now().Add(time.Minute); ; {
+		got, err := ask("b.test")
+		if got == "by hand" && err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the new certificate is not served: %v", err)
+		}
+	}
+	s.says(ipc.Message{Kind: ipc.Drain})
+	s.ends(0)
+	if text := s.printed(); strings.Count(text, "those before are used on") != 2 || !strings.Contains(text, "with 0 descriptors") {
+		t.Errorf("what is told of the junk: %s", text)
 	}
 }

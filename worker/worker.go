@@ -273,8 +273,12 @@ func (w *Worker) hear(words chan<- word) {
 			}
 			continue
 		}
-		if m.Kind == ipc.Renew && len(fds) == 1 {
-			if err := w.encrypt(fds[0]); err != nil {
+		if m.Kind == ipc.Renew {
+			err := fmt.Errorf("they came with %d descriptors, not one", len(fds))
+			if len(fds) == 1 {
+				err = w.encrypt(fds[0])
+			}
+			if err != nil {
 				w.log.Error("certificates from the master: those before are used on", "error", err)
 			}
 		}

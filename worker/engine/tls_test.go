@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -434,4 +436,49 @@ func TestOneWriteForAFlush(t *testing.T) {
 	s.engine = NetHTTP(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
 	c, writes := s.countWrites(body)
 	oneWrite(t, c, writes, body)
+}
+
+// Answers of every size, some of them asked for before the last has come, arrive as
+// they were made.
+func TestAnswersOfEverySizeOverTLS(t *testing.T) {
+	t.Parallel()
+	pattern := make([]byte, 100<<10)
+	for i := range pattern {
+		pattern[i] = byte('a' + i%23)
+	}
+	size := func(path string) int {
+		n, err := strconv.Atoi(strings.Trim(path, "/"))
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+	for name, make := range map[string]func() answering{
+		"fasthttp": func() answering {
+			return FastHTTP(func(ctx *fasthttp.RequestCtx) { ctx.SetBody(pattern[:size(string(ctx.Path()))]) })
+		},
+		"net/http": func() answering {
+			return NetHTTP(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(pattern[:size(r.URL.Path)]) }))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			s.engine = make()
+			c, _ := s.countWrites("")
+			const step = 1021 // so that ends of records and of buffers are met in many ways
+			for n := 0; n < 80; n += 4 {
+				asked := ""
+				for i := range 4 {
+					asked += get(fmt.Sprint("/", (n+i)*step))
+				}
+				if _, err := io.WriteString(c, asked); err != nil {
+					t.Fatal(err)
+				}
+				for i := range 4 {
+					c.receive(200, string(pattern[:(n+i)*step]))
+				}
+			}
+		})
+	}
 }
