@@ -173,8 +173,9 @@ func work(w *drover.Worker) error {
 }
 
 var (
-	grown []byte
-	post  *postman // where the test is about messages
+	tenKiB = strings.Repeat("0123456789abcdef", 640)
+	grown  []byte
+	post   *postman // where the test is about messages
 )
 
 // answer is what a path is answered with, once it is.
@@ -197,6 +198,8 @@ func answer(w *drover.Worker, path, body string) string {
 	switch path {
 	case "/slow":
 		<-time.After(200 * time.Millisecond)
+	case "/10k":
+		return tenKiB
 	case "/slot":
 		return strconv.Itoa(w.Slot())
 	case "/goroutines":

@@ -7,7 +7,9 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -155,6 +157,65 @@ func TestWorkersNeedNotReadTheKey(t *testing.T) {
 		if got := credentials(t, w.PID); got != nobody {
 			t.Errorf("%s, want %s", got, nobody)
 		}
+	}
+	h.stop()
+}
+
+// An answer of several records is one read and one write, as in plain text.
+func TestSystemCallsOfARequestOverTLS(t *testing.T) {
+	if _, err := exec.LookPath("strace"); err != nil {
+		t.Skip("needs strace, which scripts/test installs")
+	}
+	h := newPlainHerd(t, "fasthttp")
+	a := authority.New()
+	certificate, key := a.Write(t.TempDir(), "herd", "herd.test")
+	h.env = append(h.env, "HERD_WORKERS=1", "HERD_TLS="+certificate+":"+key)
+	h.launch()
+	h.await("a ready worker", func(e []event) bool { return serving(e) == 1 })
+	const requests, clients = 1600, 8
+	conns := make([]*load.Conn, clients)
+	ask := func(c *load.Conn) error {
+		kind, err := c.Get("/10k", true, 10*time.Second, tenKiB)
+		if kind != load.OK {
+			return fmt.Errorf("%s: %w", kind, err)
+		}
+		return nil
+	}
+	for i := range conns {
+		c, kind, err := load.Dial(h.addr, 10*time.Second)
+		if kind == load.OK {
+			kind, err = c.Encrypt(&tls.Config{RootCAs: a.Pool(), ServerName: "herd.test"}, 10*time.Second)
+		}
+		if kind != load.OK {
+			t.Fatal(err)
+		}
+		if err := ask(c); err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = c
+	}
+	counted := traced(t, h.ready()[0].PID, func() {
+		var all sync.WaitGroup
+		for _, c := range conns {
+			all.Go(func() {
+				for range requests / clients {
+					if err := ask(c); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		all.Wait()
+	})
+	per := func(n int) float64 { return float64(n) / requests }
+	reads, writes, none := per(counted["read"].all-counted["read"].failed), per(counted["write"].all), per(counted["read"].failed)
+	t.Logf("a request: %.3f reads, %.3f writes, %.3f reads of nothing", reads, writes, none)
+	if reads > 1.02 || writes > 1.02 || none > 0.02 {
+		t.Errorf("%.3f reads, %.3f writes and %.3f reads of nothing a request, want 1, 1 and none", reads, writes, none)
+	}
+	for _, c := range conns {
+		c.Close() // else the stop waits for them
 	}
 	h.stop()
 }
