@@ -426,6 +426,21 @@ type address struct {
 	Encrypted bool // with what may change
 }
 
+func (a address) String() string {
+	text := a.Address
+	if a.Name != a.Address {
+		text += " as " + a.Name
+	}
+	text += ", " + a.Steering
+	if a.Mode != 0 {
+		text += fmt.Sprintf(", mode %#o", a.Mode)
+	}
+	if a.Encrypted {
+		text += ", with TLS"
+	}
+	return text
+}
+
 func addresses(listen []config.Listen) (all []address) {
 	for _, l := range listen {
 		a := address{l, l.TLS != nil}
