@@ -113,6 +113,11 @@ func (c *conn) Read(p []byte) (int, error) {
 	switch {
 	case streams:
 		c.enter(handling, 0)
+		if err == io.EOF {
+			// The handler waits for more of the body: it was cut. fasthttp would take it
+			// for the end (RFC 9112, section 8).
+			err = io.ErrUnexpectedEOF
+		}
 	case n > 0 && !c.t.byHand:
 		c.progress(p[:n])
 	}

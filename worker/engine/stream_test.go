@@ -158,6 +158,47 @@ func TestStreamedBodyThatStalls(t *testing.T) {
 	_, _ = io.Copy(io.Discard, c)
 }
 
+// A body that was cut is no whole one, wherever it was cut.
+func TestStreamedBodyThatIsCut(t *testing.T) {
+	t.Parallel()
+	type outcome struct {
+		n   int64
+		err error
+	}
+	ended := make(chan outcome, 1)
+	s := streams(t, config.HTTP{}, func(ctx *fasthttp.RequestCtx) {
+		n, err := io.Copy(io.Discard, ctx.RequestBodyStream())
+		ended <- outcome{n, err}
+	})
+	text := strings.Repeat("x", 20_000)
+	for name, request := range map[string]string{
+		"length":                "Content-Length: 30000\r\n\r\n" + text,
+		"within a chunk":        "Transfer-Encoding: chunked\r\n\r\n7530\r\n" + text,
+		"between chunks":        "Transfer-Encoding: chunked\r\n\r\n4e20\r\n" + text + "\r\n",
+		"within a chunk's size": "Transfer-Encoding: chunked\r\n\r\n4e20\r\n" + text + "\r\n1",
+	} {
+		c := s.dial()
+		c.send("POST / HTTP/1.1\r\nHost: a\r\n" + request)
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case o := <-ended:
+			if o.err == nil {
+				t.Errorf("%s: %d bytes look whole", name, o.n)
+			}
+		case <-time.After(patience):
+			t.Fatalf("%s: the handler waits for ever", name)
+		}
+		c.Close()
+	}
+	c := s.dial()
+	c.want(post("/", text), 200, "")
+	if o := <-ended; o.err != nil || o.n != int64(len(text)) {
+		t.Errorf("a whole body: %+v", o)
+	}
+}
+
 // A slow reader slows the writer, on both engines: what is written and not yet read
 // fits the buffers of two sockets.
 func TestBackpressure(t *testing.T) {

@@ -144,7 +144,7 @@ func ranges(field string, size int64) (parts []span, ok bool) {
 		return nil, true
 	case len(parts) == 0:
 		return nil, false
-	case len(parts) > 1 && total >= size:
+	case len(parts) > 1 && total > size:
 		return nil, true
 	}
 	return parts, true
