@@ -100,7 +100,9 @@ func (m *Master) keysOf(l *life) *keys {
 
 // sealed puts keys into memory for a worker. The caller closes the descriptor.
 func (m *Master) sealed(k *keys) (fd int, err error) {
-	m.tickets.Turn(time.Now())
+	if len(m.tickets.Keys()) == 0 { // later ones are for all at once
+		m.tickets.Turn(time.Now())
+	}
 	return (&ipc.Secrets{TLS: k.ring.TLS(), Tickets: m.tickets.Keys()}).Seal()
 }
 
