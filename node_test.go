@@ -265,6 +265,26 @@ func TestNodeHTTPS(t *testing.T) {
 	})
 }
 
+// What runs cannot become a Node program, nor cease to be one: who answers for its
+// sockets is settled by the first.
+func TestReloadCannotLeaveNode(t *testing.T) {
+	node, other := "run: ["+absolute(t, "testdata/node/app.js")+"]", "run: ["+accepting(t)+"]"
+	for from, to := range map[string]string{node: other, other: node} {
+		h := newNodeHerd(t)
+		h.configure(from)
+		h.start()
+		h.configure(to)
+		if err := h.client().Reload(t.Context()); err == nil || !strings.Contains(err.Error(), "Node") {
+			t.Errorf("from %s to %s: %v", from, to, err)
+		}
+		h.configure(from)
+		if err := h.client().Reload(t.Context()); err != nil {
+			t.Errorf("%s once more: %v", from, err)
+		}
+		h.stop()
+	}
+}
+
 // A program that listens on nothing is served by nobody's clients, but supervised as
 // others are.
 func TestNodeNeverListens(t *testing.T) {

@@ -188,5 +188,5 @@ func (m *Master) tellToLeave(l *life) {
 
 // started is what the fleet is told of a life that runs.
 func (l *life) started() fleet.Started {
-	return fleet.Started{Life: l.id, PID: l.process.PID, Foreign: l.foreign != nil || l.node != nil, Tells: l.node != nil || l.config.Ready == config.ReadyNotify}
+	return fleet.Started{Life: l.id, PID: l.process.PID, Foreign: l.foreign != nil || l.node != nil, TellsReady: l.node != nil || l.config.Ready == config.ReadyNotify}
 }

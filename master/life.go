@@ -388,7 +388,7 @@ func (m *Master) ended(l *life, exit sys.Exit, err error) {
 	}
 	m.record()
 	m.keepLastWords(l)
-	m.step(fleet.Exited{Life: l.id, Exit: end, Tells: l.node != nil})
+	m.step(fleet.Exited{Life: l.id, Exit: end, TellsLeaving: l.node != nil})
 }
 
 // keepLastWords keeps what a life printed, as far as it was read: until every

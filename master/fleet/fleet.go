@@ -97,26 +97,26 @@ type (
 	Tick struct{}
 	// Started answers a Start: the process runs. Exited with Err is the other
 	// answer; one of them comes before any other news of the life. A Foreign one
-	// does not know of us: it cannot foster, and leaves by TERM. Where it need not
-	// say so either (Tells is false), it is ready once it has lived for MinUptime.
-	// What says SaysOnline is foreign no more.
+	// does not know of us: it cannot foster, and leaves by TERM. One that does not
+	// tell when it is ready is so once it has lived for MinUptime. What says
+	// SaysOnline is foreign no more.
 	Started struct {
-		Life    LifeID
-		PID     int
-		Foreign bool
-		Tells   bool
+		Life       LifeID
+		PID        int
+		Foreign    bool
+		TellsReady bool
 	}
 	// Said is a word of the life's own.
 	Said struct {
 		Life LifeID
 		Word Word
 	}
-	// Exited is the end of a life. Of one that Tells exit code 0 means nothing: it
-	// was told to leave, or said that it would, or it has died.
+	// Exited is the end of a life. Of one that tells when it leaves exit code 0 means
+	// nothing: it was told to leave, or said that it would, or it has died.
 	Exited struct {
-		Life  LifeID
-		Exit  Exit
-		Tells bool
+		Life         LifeID
+		Exit         Exit
+		TellsLeaving bool
 	}
 	// Reload wishes for a generation that was never used before, with a number
 	// above all others.

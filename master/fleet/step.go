@@ -18,7 +18,7 @@ func (f *Fleet) Step(now time.Time, ev Event) []Action {
 	case Started:
 		if l := f.find(ev.Life); l != nil {
 			l.pid, l.foreign = ev.PID, ev.Foreign
-			if ev.Foreign && !ev.Tells {
+			if ev.Foreign && !ev.TellsReady {
 				l.takeReady = now.Add(f.policy.MinUptime)
 			}
 		}
@@ -28,7 +28,7 @@ func (f *Fleet) Step(now time.Time, ev Event) []Action {
 		}
 	case Exited:
 		if l := f.find(ev.Life); l != nil {
-			f.exited(l, ev.Exit, ev.Tells)
+			f.exited(l, ev.Exit, ev.TellsLeaving)
 		}
 	case Reload:
 		f.reload(ev.Generation)
