@@ -5,7 +5,7 @@ package main
 
 import (
 	"bufio"
-	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,7 +26,7 @@ import (
 
 const (
 	faults = 3 // kills, and reloads, of each server
-	rounds = 5 // of balance
+	rounds = 7 // of balance, and of requests/s
 )
 
 // peer is one who runs the app.
@@ -130,7 +131,7 @@ func (h *herd) balance() (float64, error) {
 }
 
 func (h *herd) wrk() (float64, error) {
-	out, err := exec.Command("wrk", "-t1", "-c64", "-d3s", "http://"+h.addr+"/").CombinedOutput()
+	out, err := exec.Command("wrk", "-t1", "-c64", "-d2s", "http://"+h.addr+"/").CombinedOutput()
 	if err != nil {
 		return 0, fmt.Errorf("wrk: %w: %s", err, out)
 	}
@@ -199,55 +200,65 @@ func (h *herd) renew() error {
 	return nil
 }
 
-func measure(p peer, common []string) (row string, err error) {
+// begin starts a server, and waits until both its workers answer.
+func begin(p peer, common []string) (*herd, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	h := &herd{peer: p, addr: l.Addr().String()}
 	l.Close()
 	_, port, _ := net.SplitHostPort(h.addr)
 	h.environ = append(append(append(os.Environ(), common...), p.env...), "PORT="+port)
-	h.cmd = exec.CommandContext(context.Background(), p.start[0], p.start[1:]...)
+	h.cmd = exec.Command(p.start[0], p.start[1:]...)
 	h.cmd.Env = h.environ
 	if p.reload == nil {
 		out, err := h.cmd.StdoutPipe()
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		h.hangup = bufio.NewScanner(out)
 	}
 	if err := h.cmd.Start(); err != nil {
-		return "", err
+		return nil, err
 	}
-	defer func() {
-		if p.stop != nil {
-			if e := h.run(p.stop); err == nil {
-				err = e
-			}
-		} else {
-			_ = h.cmd.Process.Signal(syscall.SIGTERM)
-		}
-		_ = h.cmd.Wait()
-	}()
 	if err := h.two(0); err != nil {
-		return "", err
+		return nil, errors.Join(err, h.end())
 	}
-	pid := h.cmd.Process.Pid
-	if p.daemon != "" {
-		text, err := os.ReadFile(p.daemon)
-		if err != nil {
-			return "", err
-		}
-		if pid, err = strconv.Atoi(strings.TrimSpace(string(text))); err != nil {
-			return "", err
-		}
+	return h, nil
+}
+
+func (h *herd) end() error {
+	var err error
+	if h.stop != nil {
+		err = h.run(h.stop)
+	} else {
+		_ = h.cmd.Process.Signal(syscall.SIGTERM)
 	}
+	_ = h.cmd.Wait()
+	return err
+}
+
+// primary is the pid of the process that looks after the workers.
+func (h *herd) primary() (int, error) {
+	if h.daemon == "" {
+		return h.cmd.Process.Pid, nil
+	}
+	text, err := os.ReadFile(h.daemon)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+// measure is what is measured of one server, but for its rates: those are of all
+// servers in turn, so that what else happens on the machine meets all alike.
+func (h *herd) measure(rates, ratios []float64) (row string, err error) {
 	uneven, err := h.balance()
 	if err != nil {
 		return "", err
 	}
-	rate, err := h.wrk()
+	pid, err := h.primary()
 	if err != nil {
 		return "", err
 	}
@@ -263,7 +274,13 @@ func measure(p peer, common []string) (row string, err error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("| %s | %s | %s | %.0f MiB | %.0f | %.2f |", p.name, losses(kills), losses(reloads), size, rate, uneven), nil
+	return fmt.Sprintf("| %s | %s | %s | %.0f MiB | %.0f | %.2f (%.2f..%.2f) | %.2f |", h.name, losses(kills), losses(reloads), size,
+		median(rates), median(ratios), slices.Min(ratios), slices.Max(ratios), uneven), nil
+}
+
+func median(all []float64) float64 {
+	sorted := slices.Sorted(slices.Values(all))
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
 func main() {
@@ -280,24 +297,60 @@ func main() {
 	app := filepath.Join(here, "app/beside.js")
 	pm2 := filepath.Join(here, "node_modules/pm2/bin/pm2")
 	common := []string{"DROVER_RUNTIME_DIR=" + dir, "PM2_HOME=" + dir + "/pm2", "NODE_ENV=production"}
-	run := func(name string, flags ...string) peer {
-		return peer{name: name, start: append(append([]string{drover, "run", "--workers", "2", "--name", "beside"}, flags...), app), reload: []string{drover, "reload"}}
+	run := func(title, name string, flags ...string) peer {
+		return peer{name: title, start: append(append([]string{drover, "run", "--workers", "2", "--name", name}, flags...), app), reload: []string{drover, "reload", "--name", name}}
 	}
-	fmt.Printf("| 2 workers | lost of %d `kill -9` | lost of %d reloads | RSS of the primary | requests/s | 20 connections, max/mean |\n|---|---|---|---|---|---|\n", faults, faults)
-	for _, p := range []peer{
-		run("drover"),
-		run("drover, `--drain-header`", "--drain-header"),
-		run("drover, `--round-robin`", "--round-robin"),
+	if err := compare([]peer{
+		run("drover", "beside"),
+		run("drover, `--drain-header`", "header", "--drain-header"),
+		run("drover, `--round-robin`", "robin", "--round-robin"),
 		{name: "Node's primary, round robin", start: []string{"node", filepath.Join(here, "beside/primary.js"), app}},
 		{name: "PM2 7, `wait_ready`", start: []string{pm2, "start", app, "--name", "beside", "-i", "2", "--wait-ready"},
 			daemon: dir + "/pm2/pm2.pid", reload: []string{pm2, "reload", "beside"}, stop: []string{pm2, "kill"}},
-	} {
-		row, err := measure(p, common)
+	}, common); err != nil {
+		log.Print(err)
+		os.RemoveAll(dir)
+		os.Exit(1)
+	}
+}
+
+// compare starts all servers, loads one after the other in each round, beginning with
+// another each time, and prints the table.
+func compare(peers []peer, common []string) (err error) {
+	var herds []*herd
+	defer func() {
+		for _, h := range herds {
+			err = errors.Join(err, h.end())
+		}
+	}()
+	for _, p := range peers {
+		h, err := begin(p, common)
 		if err != nil {
-			log.Printf("%s: %v", p.name, err)
-			os.RemoveAll(dir)
-			os.Exit(1)
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		herds = append(herds, h)
+	}
+	rates, ratios := make([][]float64, len(herds)), make([][]float64, len(herds))
+	for round := range rounds {
+		of := make([]float64, len(herds))
+		for n := range herds {
+			i := (round + n) % len(herds)
+			if of[i], err = herds[i].wrk(); err != nil {
+				return fmt.Errorf("%s: %w", herds[i].name, err)
+			}
+		}
+		for i := range herds {
+			rates[i] = append(rates[i], of[i])
+			ratios[i] = append(ratios[i], of[0]/of[i])
+		}
+	}
+	fmt.Printf("| 2 workers | lost of %d `kill -9` | lost of %d reloads | RSS of the primary | requests/s | %s's requests/s to it | 20 connections, max/mean |\n|---|---|---|---|---|---|---|\n", faults, faults, herds[0].name)
+	for i, h := range herds {
+		row, err := h.measure(rates[i], ratios[i])
+		if err != nil {
+			return fmt.Errorf("%s: %w", h.name, err)
 		}
 		fmt.Println(row)
 	}
+	return nil
 }
