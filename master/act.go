@@ -289,6 +289,9 @@ func (m *Master) verdict(a fleet.Verdict) {
 	if a.Err == "" {
 		m.log.Info(fmt.Sprintf("reload done: generation %d serves", a.Generation), "event", "reloaded", "generation", a.Generation)
 		m.adopt(m.generations[a.Generation].config)
+		if k := m.generations[a.Generation].keys; k != nil {
+			m.tellKeys(k.ring)
+		}
 	} else {
 		err = fmt.Errorf("reload failed: %s%s", a.Err, lastSaid(m.wordsOf(a.Life)))
 		m.log.Error(err.Error(), "event", "reload_failed", "generation", a.Generation, "why", a.Err)
