@@ -164,6 +164,9 @@ func work(w *drover.Worker) error {
 	if os.Getenv("HERD_MESSAGES") != "" {
 		post = newPostman(w)
 	}
+	if os.Getenv("HERD_ENGINE") == "proxy" {
+		return proxyApp(w)
+	}
 	if os.Getenv("HERD_ENGINE") == "fasthttp" {
 		return w.Serve(drover.FastHTTP(func(ctx *fasthttp.RequestCtx) { ctx.WriteString(answer(w, string(ctx.Path()), body)) }))
 	}

@@ -39,6 +39,10 @@ type Config struct {
 	// Listen holds the addresses; every worker serves all of them.
 	Listen []Listen
 
+	// TrustedProxies are the networks and addresses of proxies before the app whose
+	// word on who the client is is believed, as Trust reads them. Nil is nobody.
+	TrustedProxies []string
+
 	// Kind says what the program is: KindDrover, built on drover; KindForeign, any
 	// other that takes listening sockets by LISTEN_FDS (sd_listen_fds(3)); KindNode,
 	// a script for Node.js, or node itself with one; or KindAuto, also when empty:
@@ -562,6 +566,9 @@ func (c Config) Check() error {
 		if n := c.Rlimits[name]; n < Unlimited {
 			return wrong("rlimits", "%s is %d: want a number of at least 0, or %d for none", name, n, Unlimited)
 		}
+	}
+	if _, err := Trust(c.TrustedProxies...); err != nil {
+		return err
 	}
 	seen := map[string]bool{}
 	for _, l := range c.Listen {

@@ -30,7 +30,8 @@ type File struct {
 
 // Serve is what the built-in server serves.
 type Serve struct {
-	Root string // a directory, absolute; empty is the welcome page
+	Root  string  // a directory, absolute; empty is the welcome page
+	Proxy []Proxy // what goes elsewhere instead
 }
 
 // FileError is one thing in a file that cannot work as it is.
@@ -106,11 +107,16 @@ func Parse(name string, data []byte) (*File, error) {
 func (r *reader) file(f *File, top ast.Node) {
 	c := &f.Config
 	r.mapping(top, "the file", keys{
-		"name":           r.str("name", "a word", &c.Name, checkName),
-		"dir":            r.str("dir", "a directory", &f.Dir, nil),
-		"workers":        r.numberOr("workers", "auto", 0, 1, MaxWorkers, &c.Workers),
-		"procs":          r.number("procs", 1, MaxWorkers, &c.Procs),
-		"listen":         r.list("listen", "a list of addresses, such as [\":3000\"]", func(n ast.Node) { r.listen(c, n) }),
+		"name":    r.str("name", "a word", &c.Name, checkName),
+		"dir":     r.str("dir", "a directory", &f.Dir, nil),
+		"workers": r.numberOr("workers", "auto", 0, 1, MaxWorkers, &c.Workers),
+		"procs":   r.number("procs", 1, MaxWorkers, &c.Procs),
+		"listen":  r.list("listen", "a list of addresses, such as [\":3000\"]", func(n ast.Node) { r.listen(c, n) }),
+		"trusted_proxies": r.list("trusted_proxies", "a list of networks, such as [10.0.0.0/8]", func(n ast.Node) {
+			var proxy string
+			r.str("trusted_proxies", "a network, such as 10.0.0.0/8", &proxy, checkTrusted)(n)
+			c.TrustedProxies = append(c.TrustedProxies, proxy)
+		}),
 		"run":            func(n ast.Node) { r.run(f, n) },
 		"serve":          func(n ast.Node) { r.serve(f, n) },
 		"kind":           r.str("kind", "auto, drover, foreign or node", &c.Kind, CheckKind),
@@ -279,7 +285,54 @@ func (r *reader) serve(f *File, n ast.Node) {
 	if _, empty := r.plain(n).(*ast.NullNode); empty {
 		return // serve: with nothing is the welcome page
 	}
-	r.mapping(n, "serve", keys{"root": r.str("root", "a directory", &f.Serve.Root, nil)})
+	r.mapping(n, "serve", keys{
+		"root":  r.str("root", "a directory", &f.Serve.Root, nil),
+		"proxy": func(n ast.Node) { r.proxy(f.Serve, n) },
+	})
+}
+
+// proxy takes prefixes and where they go.
+func (r *reader) proxy(s *Serve, n ast.Node) {
+	const want = "a URL, such as http://127.0.0.1:9000, a list of them, or a mapping with upstreams"
+	r.pairs(n, "proxy", func(prefix string, at, value ast.Node) {
+		if err := checkPrefix(prefix); err != nil {
+			r.wrong(at, "%v", err)
+			return
+		}
+		p := Proxy{Prefix: prefix}
+		upstream := func(n ast.Node) {
+			var u string
+			r.str("upstream", want, &u, checkUpstream)(n)
+			p.Upstreams = append(p.Upstreams, u)
+		}
+		before := len(r.errs)
+		switch v := r.plain(value).(type) {
+		case *ast.MappingNode, *ast.MappingValueNode:
+			r.mapping(value, prefix, keys{
+				"upstreams":        r.list("upstreams", "a list of URLs, such as [\"http://127.0.0.1:9000\"]", upstream),
+				"strip_prefix":     r.boolean("strip_prefix", &p.StripPrefix),
+				"retries":          r.numberOr("retries", "off", -1, 1, maxRetries, &p.Retries),
+				"dial_timeout":     r.duration("dial_timeout", true, &p.DialTimeout),
+				"response_timeout": r.duration("response_timeout", true, &p.ResponseTimeout),
+				"health": func(n ast.Node) {
+					r.mapping(n, "health", keys{
+						"path":     r.str("path", "a path, such as /healthz", &p.Health.Path, checkHealthPath),
+						"interval": r.duration("interval", false, &p.Health.Interval),
+						"timeout":  r.duration("timeout", false, &p.Health.Timeout),
+					})
+				},
+			})
+		case *ast.SequenceNode:
+			r.list(prefix, want, upstream)(v)
+		case nil:
+		default:
+			upstream(value)
+		}
+		if err := p.Check(); err != nil && len(r.errs) == before {
+			r.wrong(value, "%v", err)
+		}
+		s.Proxy = append(s.Proxy, p)
+	})
 }
 
 func (r *reader) env(c *Config, n ast.Node) {

@@ -44,6 +44,7 @@ func (f *appFlags) add(cmd *cobra.Command, defaultListen []string) {
 	flags.StringVar(&f.tls.Certificate, "tls-cert", "", "speak HTTPS on every --listen: PEM file of the certificate, and of those between it and its root")
 	flags.StringVar(&f.tls.Key, "tls-key", "", "PEM file of the certificate's private key")
 	flags.StringVar(&f.workers, "workers", "auto", "how many workers, or auto for one per CPU")
+	flags.StringArrayVar(&f.config.TrustedProxies, "trusted-proxy", nil, "network of proxies before the app that are believed who the client is, such as 10.0.0.0/8; may be given several times")
 	flags.StringVar(&f.config.Name, "name", "", "name of the app for the other commands (default: the base name of what is run)")
 	flags.StringVar(&f.config.User, "user", "", "who the workers run as, where drover runs as root")
 	flags.IntVar(&f.config.Procs, "procs", 1, "GOMAXPROCS inside each worker")
@@ -88,11 +89,13 @@ func (f *appFlags) resolve() (drover.Config, error) {
 
 func serveCommand() *cobra.Command {
 	var f appFlags
+	var proxies []string
 	cmd := &cobra.Command{
 		Use:   "serve [DIR]",
 		Short: "Serve a directory, or a welcome page",
 		Long: `Serve the files of a directory on every core. Without one it serves a welcome
-page, /plaintext, /json and /healthz.`,
+page, /plaintext, /json and /healthz. What is below a --proxy's prefix is asked of
+another server, or of several in turn.`,
 		Args: takes(0, 1, "at most one directory"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := f.resolve()
@@ -108,6 +111,16 @@ page, /plaintext, /json and /healthz.`,
 					return err
 				}
 			}
+			for _, p := range proxies {
+				one, err := config.ParseProxy(p)
+				if err != nil {
+					return usage(err)
+				}
+				file.Serve.Proxy = append(file.Serve.Proxy, one)
+			}
+			if err := config.CheckProxies(file.Serve.Proxy); err != nil {
+				return usage(err)
+			}
 			if file.Dir, err = os.Getwd(); err != nil {
 				return fmt.Errorf("find the working directory: %w", err)
 			}
@@ -115,6 +128,7 @@ page, /plaintext, /json and /healthz.`,
 		},
 	}
 	f.add(cmd, []string{":3000"})
+	cmd.Flags().StringArrayVar(&proxies, "proxy", nil, "PREFIX=URL[,URL...]: ask these servers for what is below a path, such as /api=http://127.0.0.1:9000; may be given several times")
 	return cmd
 }
 
@@ -251,8 +265,10 @@ const servingEnv = "DROVER_SERVE"
 
 // serving is what servingEnv holds, as JSON.
 type serving struct {
-	Root string      `json:"root"`
-	HTTP drover.HTTP `json:"http"`
+	Root    string         `json:"root"`
+	HTTP    drover.HTTP    `json:"http"`
+	Proxy   []config.Proxy `json:"proxy,omitempty"`
+	Trusted []string       `json:"trusted,omitempty"`
 }
 
 // load pins what a file runs. The built-in server is this program itself, which
@@ -301,7 +317,7 @@ func load(f *config.File) (drover.Config, *launch.Program, error) {
 	if err != nil {
 		return c, nil, err
 	}
-	text, err := json.Marshal(serving{f.Serve.Root, c.HTTP})
+	text, err := json.Marshal(serving{f.Serve.Root, c.HTTP, f.Serve.Proxy, c.TrustedProxies})
 	if err != nil {
 		return c, nil, err
 	}
@@ -349,10 +365,14 @@ func serveAsWorker() error {
 		return fmt.Errorf("%s: %w", servingEnv, err)
 	}
 	return drover.Run(context.Background(), drover.Config{HTTP: s.HTTP}, func(w *drover.Worker) error {
-		server, err := serve.Server(serve.Config{Root: s.Root, Stopping: w.Stopping()})
+		trusted, err := config.Trust(s.Trusted...)
 		if err != nil {
 			return err
 		}
-		return w.Serve(drover.FastHTTPServer(server))
+		e, err := serve.Engine(serve.Config{Root: s.Root, Stopping: w.Stopping(), Proxy: s.Proxy, Trusted: trusted, Draining: w.Draining()})
+		if err != nil {
+			return err
+		}
+		return w.Serve(e)
 	})
 }

@@ -5,7 +5,13 @@ package serve
 
 import (
 	_ "embed"
+	"net/http"
 	"strconv"
+
+	"drover/config"
+	"drover/worker"
+	"drover/worker/engine"
+	"drover/worker/proxy"
 
 	"github.com/valyala/fasthttp"
 )
@@ -20,6 +26,40 @@ type Config struct {
 	// Stopping is closed when the app will stop soon: /healthz then answers 503.
 	// Nil never closes.
 	Stopping <-chan struct{}
+	// Proxy is what goes elsewhere, but for /healthz, and which proxies before the app
+	// are believed. Draining is a worker's.
+	Proxy    []config.Proxy
+	Trusted  config.Trusted
+	Draining <-chan struct{}
+}
+
+// Engine makes what serves: on fasthttp, or on net/http where there is something to
+// proxy, since that knows how to. Its error says what is wrong with the root.
+func Engine(c Config) (worker.Engine, error) {
+	if len(c.Proxy) == 0 {
+		s, err := Server(c)
+		if err != nil {
+			return nil, err
+		}
+		return engine.FastHTTPServer(s), nil
+	}
+	h, err := handler(c)
+	if err != nil {
+		return nil, err
+	}
+	files := overNet(h)
+	// It is closed by the end of the worker's life, which is the process's.
+	p, err := proxy.New(proxy.Config{Routes: c.Proxy, Trusted: c.Trusted, Else: files, Draining: c.Draining})
+	if err != nil {
+		return nil, err
+	}
+	return engine.NetHTTP(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/healthz" {
+			files.ServeHTTP(w, r)
+			return
+		}
+		p.ServeHTTP(w, r)
+	})), nil
 }
 
 // Server makes the server. Its error says what is wrong with the root.
