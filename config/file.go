@@ -160,6 +160,8 @@ func (r *reader) file(f *File, top ast.Node) {
 		r.wrong(top, "no address: want listen, such as `listen: [{address: \":3000\"}]`")
 	case f.Serve != nil && (c.Kind != "" || c.Ready != "" || c.Nonblocking || c.StopSignal != "" || !c.Node.isZero()):
 		r.wrong(top, "kind, node, ready, stop_signal and nonblocking are for run: serve is built on drover")
+	case c.Node.Check() != nil:
+		r.wrong(top, "%v", c.Node.Check())
 	case c.Kind != "" && c.Kind != KindAuto && c.CheckForNode(c.Kind == KindNode) != nil:
 		r.wrong(top, "%v", c.CheckForNode(c.Kind == KindNode))
 	case f.Serve == nil && c.HTTP != HTTP{}:
