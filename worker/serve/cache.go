@@ -43,9 +43,9 @@ type file struct {
 	info     fs.FileInfo  // nil: it is only known when it was asked for
 	settled  bool         // it had not changed for fresh: else it may change, and its time stay the same
 	kind     string       // Content-Type
-	modified string       // Last-Modified
-	tag      string       // ETag: weak where the file was not settled (RFC 9110, section 8.8.3)
-	weak     string       // ETag of what is compressed
+	modified []byte       // Last-Modified
+	tag      []byte       // ETag: weak where the file was not settled (RFC 9110, section 8.8.3)
+	weak     []byte       // ETag of what is compressed
 	body     []byte       // of a small file that is kept; never written to
 
 	compressible bool

@@ -1,7 +1,9 @@
 package serve
 
 import (
+	"bytes"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,22 +20,62 @@ const (
 	failed // 412
 )
 
+// wishes are the fields of a request for a file that say more than its path. A list
+// that came as several fields is one (RFC 9110, section 5.3).
+type wishes struct {
+	match, noneMatch               []byte // If-Match, If-None-Match
+	unmodifiedSince, modifiedSince []byte
+	part, ifPart                   []byte // Range, If-Range
+	accepts                        []byte // Accept-Encoding
+}
+
+// wishesOf collects them in one walk: to look each up costs as much as all else of a
+// small file's answer.
+func wishesOf(h *fasthttp.RequestHeader) (w wishes) {
+	for name, value := range h.All() {
+		switch string(name) {
+		case fasthttp.HeaderIfMatch:
+			w.match = listOf(w.match, value)
+		case fasthttp.HeaderIfNoneMatch:
+			w.noneMatch = listOf(w.noneMatch, value)
+		case fasthttp.HeaderAcceptEncoding:
+			w.accepts = listOf(w.accepts, value)
+		case fasthttp.HeaderIfUnmodifiedSince:
+			w.unmodifiedSince = value
+		case fasthttp.HeaderIfModifiedSince:
+			w.modifiedSince = value
+		case fasthttp.HeaderRange:
+			w.part = value
+		case fasthttp.HeaderIfRange:
+			w.ifPart = value
+		}
+	}
+	return w
+}
+
+func listOf(begun, more []byte) []byte {
+	if begun == nil {
+		return more
+	}
+	return slices.Concat(begun, []byte(", "), more)
+}
+
 // conditions looks at a request's preconditions in the order of RFC 9110, section
 // 13.2.2. tag is the file's entity tag.
-func conditions(h *fasthttp.RequestHeader, tag string, modified time.Time) outcome {
+func (w *wishes) conditions(tag []byte, modified time.Time) outcome {
 	modified = modified.Truncate(time.Second) // as precise as the header field is
-	if match := h.Peek(fasthttp.HeaderIfMatch); len(match) > 0 {
-		if !listed(string(match), tag, true) {
+	if len(w.match) > 0 {
+		if !listed(string(w.match), string(tag), true) {
 			return failed
 		}
-	} else if since := date(h.Peek(fasthttp.HeaderIfUnmodifiedSince)); !since.IsZero() && modified.After(since) {
+	} else if since := date(w.unmodifiedSince); !since.IsZero() && modified.After(since) {
 		return failed
 	}
-	if none := h.Peek(fasthttp.HeaderIfNoneMatch); len(none) > 0 {
-		if listed(string(none), tag, false) {
+	if len(w.noneMatch) > 0 {
+		if listed(string(w.noneMatch), string(tag), false) {
 			return notModified
 		}
-	} else if since := date(h.Peek(fasthttp.HeaderIfModifiedSince)); !since.IsZero() && !modified.After(since) {
+	} else if since := date(w.modifiedSince); !since.IsZero() && !modified.After(since) {
 		return notModified
 	}
 	return proceed
@@ -82,11 +124,11 @@ func listed(list, tag string, strong bool) bool {
 // sameFile reports whether an If-Range names the file as it is (RFC 9110, section
 // 13.1.5): else the client wants all of it. A tag that is weak stands for a file
 // that may change unnoticed: then a date is none to trust either.
-func sameFile(ifRange, tag, modified string) bool {
-	if strings.HasPrefix(tag, "W/") {
+func sameFile(ifRange, tag, modified []byte) bool {
+	if bytes.HasPrefix(tag, []byte("W/")) {
 		return false
 	}
-	return ifRange == tag || ifRange == modified
+	return bytes.Equal(ifRange, tag) || bytes.Equal(ifRange, modified)
 }
 
 // span is a part of a file, in bytes.

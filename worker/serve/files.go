@@ -75,20 +75,21 @@ func (s *site) serve(ctx *fasthttp.RequestCtx) {
 		s.notFound(ctx)
 		return
 	}
-	f, h, err := s.find(ctx, asked)
+	w := wishesOf(&ctx.Request.Header)
+	f, h, err := s.find(&w, asked)
 	switch {
 	case err == errDirectory:
 		redirect(ctx)
 	case err != nil:
 		s.refuse(ctx, err)
 	default:
-		s.answer(ctx, f, h)
+		s.answer(ctx, &w, f, h)
 	}
 }
 
 // find gives a path's file. Of one that is not kept a descriptor is open, which the
 // caller gives back to the cache.
-func (s *site) find(ctx *fasthttp.RequestCtx, asked []byte) (*file, *os.File, error) {
+func (s *site) find(w *wishes, asked []byte) (*file, *os.File, error) {
 	if f := s.kept.find(asked); f != nil {
 		return f, nil, nil
 	}
@@ -105,14 +106,10 @@ func (s *site) find(ctx *fasthttp.RequestCtx, asked []byte) (*file, *os.File, er
 		h.Close()
 		return nil, nil, err
 	}
-	if s.kept.again(f.path, now) || f.compressible && middleware.Negotiate(accepted(ctx)) != "" {
+	if s.kept.again(f.path, now) || f.compressible && middleware.Negotiate(w.accepts) != "" {
 		s.kept.keep(f, h)
 	}
 	return f, h, nil
-}
-
-func accepted(ctx *fasthttp.RequestCtx) []byte {
-	return ctx.Request.Header.Peek(fasthttp.HeaderAcceptEncoding)
 }
 
 // openRegular opens a file, and waits for nothing: a FIFO would keep it until
@@ -143,9 +140,10 @@ func (f *file) describe(h *os.File, now time.Time) (err error) {
 	}
 	f.looked.Store(now.UnixNano())
 	f.settled = now.Sub(f.info.ModTime()) >= fresh
-	f.modified = string(fasthttp.AppendHTTPDate(nil, f.info.ModTime()))
-	f.tag = `"` + strconv.FormatInt(f.info.ModTime().UnixNano(), 36) + "-" + strconv.FormatInt(f.info.Size(), 36) + `"`
-	f.weak = "W/" + f.tag
+	f.modified = fasthttp.AppendHTTPDate(nil, f.info.ModTime())
+	f.weak = strconv.AppendInt([]byte(`W/"`), f.info.ModTime().UnixNano(), 36)
+	f.weak = append(strconv.AppendInt(append(f.weak, '-'), f.info.Size(), 36), '"')
+	f.tag = f.weak[len("W/"):]
 	if !f.settled {
 		f.tag = f.weak
 	}
@@ -193,41 +191,52 @@ var notFoundPage = []byte("/404.html")
 
 // notFound answers 404, with the directory's own page where it has one.
 func (s *site) notFound(ctx *fasthttp.RequestCtx) {
-	f, h, err := s.find(ctx, notFoundPage)
+	w := wishesOf(&ctx.Request.Header)
+	w.part = nil // of the page all is sent
+	f, h, err := s.find(&w, notFoundPage)
 	if err != nil {
 		notFound(ctx)
 		return
 	}
 	ctx.SetStatusCode(fasthttp.StatusNotFound)
-	s.whole(ctx, f, h, coding(ctx, f))
+	s.whole(ctx, f, h, w.coding(ctx, f))
 }
 
 // coding is what a file is to be compressed by, or "". A part is one of the file as
 // it is.
-func coding(ctx *fasthttp.RequestCtx, f *file) string {
+func (w *wishes) coding(ctx *fasthttp.RequestCtx, f *file) string {
 	if !f.compressible {
 		return ""
 	}
 	ctx.Response.Header.Add(fasthttp.HeaderVary, fasthttp.HeaderAcceptEncoding)
-	if !f.settled || len(ctx.Request.Header.Peek(fasthttp.HeaderRange)) > 0 {
+	if !f.settled || len(w.part) > 0 {
 		return "" // what is not settled is not kept, and would be compressed for each request
 	}
-	return middleware.Negotiate(accepted(ctx))
+	return middleware.Negotiate(w.accepts)
 }
+
+// The names of fields that each file has, as fasthttp writes them: put in so, they
+// are not made canonical for each request.
+var (
+	keyETag     = []byte("Etag")
+	keyModified = []byte(fasthttp.HeaderLastModified)
+	keyRanges   = []byte(fasthttp.HeaderAcceptRanges)
+	unitBytes   = []byte("bytes")
+)
 
 // answer answers with a file, or a part of it, or what the request's conditions
 // come to. h is open for it, or nil.
-func (s *site) answer(ctx *fasthttp.RequestCtx, f *file, h *os.File) {
-	as := coding(ctx, f)
+func (s *site) answer(ctx *fasthttp.RequestCtx, w *wishes, f *file, h *os.File) {
+	as := w.coding(ctx, f)
 	tag := f.tag
 	if as != "" {
 		tag = f.weak
 	}
 	header := &ctx.Response.Header
-	header.Set(fasthttp.HeaderETag, tag)
-	header.Set(fasthttp.HeaderLastModified, f.modified)
-	header.Set(fasthttp.HeaderAcceptRanges, "bytes")
-	switch conditions(&ctx.Request.Header, tag, f.info.ModTime()) {
+	header.SetCanonical(keyETag, tag)
+	header.SetCanonical(keyModified, f.modified)
+	header.SetCanonical(keyRanges, unitBytes)
+	switch w.conditions(tag, f.info.ModTime()) {
 	case notModified:
 		s.done(f, h)
 		ctx.Response.ResetBody()
@@ -238,17 +247,16 @@ func (s *site) answer(ctx *fasthttp.RequestCtx, f *file, h *os.File) {
 		plain(ctx, fasthttp.StatusPreconditionFailed, "the file is another\n")
 		return
 	}
-	asked := ctx.Request.Header.Peek(fasthttp.HeaderRange)
-	if !ctx.IsGet() || len(asked) == 0 { // defined for GET alone (RFC 9110, section 14.2)
+	if !ctx.IsGet() || len(w.part) == 0 { // defined for GET alone (RFC 9110, section 14.2)
 		s.whole(ctx, f, h, as)
 		return
 	}
-	if ifRange := ctx.Request.Header.Peek(fasthttp.HeaderIfRange); len(ifRange) > 0 && !sameFile(string(ifRange), f.tag, f.modified) {
+	if len(w.ifPart) > 0 && !sameFile(w.ifPart, f.tag, f.modified) {
 		s.whole(ctx, f, h, "")
 		return
 	}
 	size := f.info.Size()
-	parts, ok := ranges(string(asked), size)
+	parts, ok := ranges(string(w.part), size)
 	switch {
 	case !ok:
 		s.done(f, h)
@@ -379,7 +387,7 @@ func (s *site) several(ctx *fasthttp.RequestCtx, f *file, h *os.File, parts []sp
 	}
 	// A file of which the boundary is part would break it: the tag makes it as good
 	// as unique to this one, and the parts have lengths.
-	boundary := "drover-" + strings.Trim(f.weak, `W/"`)
+	boundary := "drover-" + strings.Trim(string(f.weak), `W/"`)
 	var all []io.Reader
 	length := int64(0)
 	text := func(t string) { all, length = append(all, strings.NewReader(t)), length+int64(len(t)) }

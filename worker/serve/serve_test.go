@@ -243,7 +243,15 @@ func TestBadRoots(t *testing.T) {
 func benchmark(b *testing.B, path string) {
 	s := server(b, Config{Root: ""})
 	if strings.HasSuffix(path, ".js") {
-		s = server(b, Config{Root: tree(b)})
+		root := tree(b)
+		if err := os.WriteFile(filepath.Join(root, "kept.js"), []byte("0123456789"), 0o644); err != nil {
+			b.Fatal(err)
+		}
+		hour := time.Now().Add(-time.Hour)
+		if err := os.Chtimes(filepath.Join(root, "kept.js"), hour, hour); err != nil {
+			b.Fatal(err)
+		}
+		s = server(b, Config{Root: root})
 	}
 	var r fasthttp.Request
 	r.SetRequestURI(path)
@@ -262,3 +270,4 @@ func benchmark(b *testing.B, path string) {
 func BenchmarkPlaintext(b *testing.B) { benchmark(b, "/plaintext") }
 func BenchmarkJSON(b *testing.B)      { benchmark(b, "/json") }
 func BenchmarkFile(b *testing.B)      { benchmark(b, "/app.js") }
+func BenchmarkKeptFile(b *testing.B)  { benchmark(b, "/kept.js") }
