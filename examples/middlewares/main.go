@@ -7,21 +7,18 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
 
 	"drover"
+	"drover/config"
 	"drover/worker/middleware"
 
 	"github.com/valyala/fasthttp"
 )
 
 var (
-	// Who may name a request: the proxy before us.
-	proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
-
 	pages = middleware.Pages{
 		404: []byte("<!doctype html><title>Not here</title><p>There is no such page."),
 		0:   []byte("<!doctype html><title>Sorry</title><p>That went wrong. Tell us this number, and we know more: {id}"),
@@ -38,6 +35,10 @@ func main() {
 		HTTP: drover.HTTP{AccessLog: "json", AccessFile: os.Getenv("ACCESS_FILE")},
 	}
 	drover.Main(c, func(w *drover.Worker) error {
+		proxies, err := config.Trust("127.0.0.0/8") // who may name a request: the proxy before us
+		if err != nil {
+			return err
+		}
 		if os.Getenv("ENGINE") == "nethttp" {
 			h := middleware.NetCompress(http.HandlerFunc(onNet))
 			h = middleware.NetSecurity(security, middleware.NetCORS(cors, h))

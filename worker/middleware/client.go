@@ -14,11 +14,15 @@ import (
 // has sent, who its X-Forwarded-For says (see config.Trusted); of any other, whoever
 // has connected. It is the zero Addr where nobody knows, as behind a unix socket.
 func NetClient(r *http.Request, trusted config.Trusted) netip.Addr {
-	var peer net.Addr = &net.UnixAddr{Name: r.RemoteAddr, Net: "unix"}
+	return trusted.Client(peerOf(r), r.Header.Values("X-Forwarded-For")...)
+}
+
+// peerOf is whoever has connected.
+func peerOf(r *http.Request) net.Addr {
 	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		peer = net.TCPAddrFromAddrPort(a)
+		return net.TCPAddrFromAddrPort(a)
 	}
-	return trusted.Client(peer, r.Header.Values("X-Forwarded-For")...)
+	return &net.UnixAddr{Name: r.RemoteAddr, Net: "unix"}
 }
 
 // FastClient is NetClient of a request of fasthttp's.

@@ -6,10 +6,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"drover/config"
 
 	"github.com/valyala/fasthttp"
 )
@@ -142,7 +143,10 @@ func TestSecurity(t *testing.T) {
 func TestRequestID(t *testing.T) {
 	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	// httptest's requests are from 192.0.2.1, fasthttp's of no connection from 0.0.0.0.
-	known := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("0.0.0.0/32")}
+	known, err := config.Trust("192.0.2.0/24", "0.0.0.0")
+	if err != nil {
+		t.Fatal(err)
+	}
 	both(t, FastRequestID(known, plainFast), NetRequestID(known, plain), func(t *testing.T, handler any) {
 		r, body := ask(t, handler, "GET", "/names", "X-Request-Id", "abc-1", "Traceparent", trace, "Tracestate", "v=1")
 		if string(r.Header.Peek("X-Request-Id")) != "abc-1" || body != "abc-1 "+trace+" v=1" {
@@ -160,7 +164,7 @@ func TestRequestID(t *testing.T) {
 			}
 		}
 	})
-	both(t, FastRequestID(nil, plainFast), NetRequestID(nil, plain), func(t *testing.T, handler any) {
+	both(t, FastRequestID(config.Trusted{}, plainFast), NetRequestID(config.Trusted{}, plain), func(t *testing.T, handler any) {
 		if r, body := ask(t, handler, "GET", "/names", "X-Request-Id", "abc-1", "Traceparent", trace); strings.Contains(body, "abc-1") || !strings.Contains(body, trace) || len(r.Header.Peek("X-Request-Id")) != 32 {
 			t.Errorf("a stranger's: %q", body)
 		}
@@ -189,7 +193,7 @@ func TestTraceparent(t *testing.T) {
 
 func TestPages(t *testing.T) {
 	p := Pages{404: []byte("<p>lost: {id}"), 0: []byte("<p>sorry")}
-	both(t, FastRequestID(nil, FastPages(p, plainFast)), NetRequestID(nil, NetPages(p, plain)), func(t *testing.T, handler any) {
+	both(t, FastRequestID(config.Trusted{}, FastPages(p, plainFast)), NetRequestID(config.Trusted{}, NetPages(p, plain)), func(t *testing.T, handler any) {
 		r, body := ask(t, handler, "GET", "/missing")
 		if id := string(r.Header.Peek("X-Request-Id")); r.StatusCode() != 404 || body != "<p>lost: "+id || string(r.Header.ContentType()) != html {
 			t.Errorf("%d %q %q", r.StatusCode(), r.Header.ContentType(), body)

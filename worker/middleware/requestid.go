@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"net/netip"
-	"slices"
+
+	"drover/config"
 
 	"github.com/valyala/fasthttp"
 )
@@ -74,22 +74,15 @@ func goodTrace(t string) bool {
 	return !zeroTrace && !zeroParent
 }
 
-// trusts reports whether an address is one of those.
-func trusts(proxies []netip.Prefix, addr netip.Addr) bool {
-	addr = addr.Unmap()
-	return slices.ContainsFunc(proxies, func(p netip.Prefix) bool { return p.Contains(addr) })
-}
-
 // FastRequestID names each request: X-Request-Id, as one of the trusted proxies has
 // named it, or a new one. The handler finds it in its request's header, the client in
 // the answer's, and it is in the access log and beside a panic. A traceparent of W3C's
 // Trace Context that is well-formed is left for the handler to pass on; else a new one
 // is begun.
-func FastRequestID(trusted []netip.Prefix, next fasthttp.RequestHandler) fasthttp.RequestHandler {
+func FastRequestID(trusted config.Trusted, next fasthttp.RequestHandler) fasthttp.RequestHandler {
 	return func(ctx *fasthttp.RequestCtx) {
 		h := &ctx.Request.Header
-		addr, _ := netip.AddrFromSlice(ctx.RemoteIP())
-		id, trace, keepState := identity(string(h.Peek(requestID)), string(h.Peek(traceparent)), trusts(trusted, addr))
+		id, trace, keepState := identity(string(h.Peek(requestID)), string(h.Peek(traceparent)), trusted.Has(ctx.RemoteAddr()))
 		h.Set(requestID, id)
 		h.Set(traceparent, trace)
 		if !keepState {
@@ -103,10 +96,9 @@ func FastRequestID(trusted []netip.Prefix, next fasthttp.RequestHandler) fasthtt
 }
 
 // NetRequestID does as FastRequestID, for net/http.
-func NetRequestID(trusted []netip.Prefix, next http.Handler) http.Handler {
+func NetRequestID(trusted config.Trusted, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		addr, _ := netip.ParseAddrPort(r.RemoteAddr) // of a unix socket it is none, which nobody trusts
-		id, trace, keepState := identity(r.Header.Get(requestID), r.Header.Get(traceparent), trusts(trusted, addr.Addr()))
+		id, trace, keepState := identity(r.Header.Get(requestID), r.Header.Get(traceparent), trusted.Has(peerOf(r)))
 		r.Header.Set(requestID, id)
 		r.Header.Set(traceparent, trace)
 		if !keepState {

@@ -11,6 +11,7 @@ import (
 	"drover/config"
 	"drover/worker"
 	"drover/worker/engine"
+	"drover/worker/middleware"
 	"drover/worker/proxy"
 
 	"github.com/valyala/fasthttp"
@@ -53,12 +54,13 @@ func Engine(c Config) (worker.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	named := middleware.NetRequestID(c.Trusted, p) // what the upstreams are told, and the access log
 	return engine.NetHTTP(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/healthz" {
 			files.ServeHTTP(w, r)
 			return
 		}
-		p.ServeHTTP(w, r)
+		named.ServeHTTP(w, r)
 	})), nil
 }
 

@@ -2,14 +2,21 @@ package serve
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"drover/config"
 
 	"github.com/valyala/fasthttp"
 )
@@ -271,3 +278,54 @@ func BenchmarkPlaintext(b *testing.B) { benchmark(b, "/plaintext") }
 func BenchmarkJSON(b *testing.B)      { benchmark(b, "/json") }
 func BenchmarkFile(b *testing.B)      { benchmark(b, "/app.js") }
 func BenchmarkKeptFile(b *testing.B)  { benchmark(b, "/kept.js") }
+
+// What is proxied has a name, which the upstream is told, and belongs to a trace.
+func TestProxiedRequestsAreNamed(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, r.Header.Get("X-Request-Id")+" "+r.Header.Get("Traceparent"))
+	}))
+	defer upstream.Close()
+	ended := make(chan struct{})
+	e, err := Engine(Config{Proxy: []config.Proxy{{Prefix: "/", Upstreams: []string{upstream.URL}}}, Draining: ended})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error)
+	go func() { served <- e.Serve(l) }()
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	for _, traced := range []bool{false, true} {
+		r, err := http.NewRequest("GET", "http://"+l.Addr().String()+"/x", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("X-Request-Id", "a-stranger's")
+		if traced {
+			r.Header.Set("Traceparent", trace)
+		}
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(answer.Body)
+		answer.Body.Close()
+		id, told, _ := strings.Cut(string(text), " ")
+		if err != nil || len(id) != 32 || answer.Header.Get("X-Request-Id") != id || len(told) != len(trace) || (told == trace) != traced {
+			t.Errorf("the upstream is told %q, %v; the client %q", text, err, answer.Header.Get("X-Request-Id"))
+		}
+	}
+	l.Close()
+	close(ended)
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	http.DefaultClient.CloseIdleConnections()
+	if err := e.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+}

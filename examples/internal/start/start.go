@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -36,42 +38,66 @@ type Program struct {
 	Address string // 127.0.0.1:PORT
 	runtime string // its DROVER_RUNTIME_DIR
 	process *exec.Cmd
-	out     bytes.Buffer // to be read once it has ended
+	out     output
 }
 
-// Example starts the example on a free port, told by $PORT, with further variables
-// of its environment, and waits until it answers. At the test's end it is told to
-// stop, which must succeed.
+// Example starts the example on a free port, by PORT=0, with further variables of its
+// environment, and waits until it answers. At the test's end it is told to stop, which
+// must succeed.
 func Example(t *testing.T, env ...string) *Program {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
-	p := &Program{URL: "http://" + address, Address: address, runtime: t.TempDir(), process: exec.Command(os.Args[0])}
+	p := &Program{runtime: t.TempDir(), process: exec.Command(os.Args[0]), out: output{port: make(chan string, 1)}}
 	p.process.Stdout, p.process.Stderr = &p.out, &p.out
-	_, port, _ := net.SplitHostPort(address)
-	p.process.Env = append(os.Environ(), "DROVER_EXAMPLE=1", "PORT="+port, "DROVER_RUNTIME_DIR="+p.runtime,
+	p.process.Env = append(os.Environ(), "DROVER_EXAMPLE=1", "PORT=0", "DROVER_RUNTIME_DIR="+p.runtime,
 		"GORACE=atexit_sleep_ms=0") // with the race detector each process would sleep for a second at its end
 	p.process.Env = append(p.process.Env, env...)
 	if err := p.process.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.end(t) })
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for deadline := time.Now().Add(Patience); ; <-tick.C {
-		answer, err := http.Get(p.URL)
-		if err == nil {
-			answer.Body.Close()
-			return p
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the example does not answer: %v", err)
+	select {
+	case port := <-p.out.port:
+		p.Address = "127.0.0.1:" + port
+		p.URL = "http://" + p.Address
+	case <-time.After(Patience):
+		t.Fatal("the example does not listen")
+	}
+	answer, err := http.Get(p.URL) // queued until a worker is there
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	return p
+}
+
+// output is what an example prints.
+type output struct {
+	port chan string // gets the port that it listens on
+
+	mu    sync.Mutex
+	text  bytes.Buffer
+	known bool // port has it
+}
+
+var listening = regexp.MustCompile(`listening on \S*:(\d+)\n`)
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.text.Write(p)
+	if !o.known {
+		if m := listening.FindSubmatch(o.text.Bytes()); m != nil {
+			o.known = true
+			o.port <- string(m[1])
 		}
 	}
+	return len(p), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 // Stop tells it to stop, and gives what it has printed once it has.
