@@ -85,6 +85,7 @@ func (m *Master) spawn(a fleet.Start) (_ *life, err error) {
 	start := launch.Start{Program: m.generations[a.Generation].program, Listeners: listeners}
 	if m.node != nil {
 		start.Told = wire.EnvChannel
+		start.Argv = start.Program.Inspected(l.slot)
 		start.Channel, start.Env, err = m.channelNode(l)
 		undo = append(undo, func() { l.node.channel.Close() })
 	} else {

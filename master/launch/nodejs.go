@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -118,6 +119,65 @@ func PinNode(c config.Node, run, env []string, dir string) (*Program, error) {
 		p.Argv = slices.Insert(p.Argv, 1, "--import", drainModule)
 	}
 	return p, nil
+}
+
+// Inspected is the argv for a worker in a slot: where node is asked to listen for a
+// debugger, by its flags or NODE_OPTIONS, each worker gets a port of its own, the one
+// that was asked for and its slot on top (nodejs.org/api/cli.html, --inspect-port). One
+// that somebody has, such as the predecessor that still drains, is left to the kernel
+// to choose, and node prints which it is.
+func (p *Program) Inspected(slot int) []string {
+	host, port, asked := p.inspector()
+	if !asked || port == 0 {
+		return p.Argv
+	}
+	at := slices.Index(p.Argv, p.Script)
+	if at < 0 {
+		return p.Argv
+	}
+	port += slot
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	if err != nil {
+		port = 0
+	} else {
+		l.Close()
+	}
+	return slices.Insert(slices.Clone(p.Argv), at, "--inspect-port="+net.JoinHostPort(host, strconv.Itoa(port)))
+}
+
+// inspector is where node is asked to listen for a debugger; the last flag counts.
+func (p *Program) inspector() (host string, port int, asked bool) {
+	host, port = "127.0.0.1", 9229 // node's own
+	var flags []string
+	for _, set := range p.environ() {
+		if options, is := strings.CutPrefix(set, "NODE_OPTIONS="); is {
+			flags = strings.Fields(options)
+		}
+	}
+	if at := slices.Index(p.Argv, p.Script); at > 0 {
+		flags = append(flags, p.Argv[1:at]...)
+	}
+	for _, flag := range flags {
+		name, where, has := strings.Cut(flag, "=")
+		if !slices.Contains([]string{"--inspect", "--inspect-brk", "--inspect-wait", "--inspect-port", "--debug-port"}, name) {
+			continue
+		}
+		asked = asked || name != "--inspect-port" && name != "--debug-port"
+		if !has {
+			continue
+		}
+		if n, err := strconv.Atoi(where); err == nil {
+			port = n
+		} else if h, text, err := net.SplitHostPort(where); err == nil {
+			host = h
+			if n, err := strconv.Atoi(text); err == nil {
+				port = n
+			}
+		} else {
+			host = strings.Trim(where, "[]")
+		}
+	}
+	return host, port, asked
 }
 
 func exists(path string) bool {

@@ -1,9 +1,11 @@
 package launch
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -78,6 +80,43 @@ func TestPinNode(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	if _, err := PinNode(c, []string{"app.js"}, nil, dir); err == nil || !strings.Contains(err.Error(), "install Node.js") {
 		t.Errorf("without node: %v", err)
+	}
+}
+
+// Each worker has a port of its own for a debugger, where one is asked for.
+func TestInspected(t *testing.T) {
+	dir := files(t, map[string]string{"node": "\x7fELF", "app.js": ""})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	taken := l.Addr().(*net.TCPAddr).Port
+	for _, c := range []struct {
+		flags, options string
+		slot           int
+		want           string // before the script; empty: nothing is added
+	}{
+		{"--inspect", "", 1, "--inspect-port=127.0.0.1:9230"},
+		{"--inspect-brk=9300 --no-warnings", "", 0, "--inspect-port=127.0.0.1:9300"},
+		{"--inspect=127.0.0.2:9300", "", 2, "--inspect-port=127.0.0.2:9302"},
+		{"--inspect=127.0.0.2", "", 0, "--inspect-port=127.0.0.2:9229"},
+		{"--inspect --inspect-port=9400", "", 1, "--inspect-port=127.0.0.1:9401"},
+		{"", "--no-warnings --inspect=9300", 3, "--inspect-port=127.0.0.1:9303"},
+		{"--inspect=" + strconv.Itoa(taken-1), "", 1, "--inspect-port=127.0.0.1:0"},
+		{"--inspect=0", "", 1, ""},
+		{"--inspect-port=9300", "", 1, ""},
+		{"--max-old-space-size=99", "", 1, ""},
+	} {
+		p, err := PinNode(config.Node{Args: strings.Fields(c.flags)}, []string{dir + "/node", "app.js", "--inspect"}, []string{"NODE_OPTIONS=" + c.options}, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := append(append([]string{"node"}, strings.Fields(c.flags+" "+c.want)...), "app.js", "--inspect")
+		if got := p.Inspected(c.slot); !slices.Equal(got, want) {
+			t.Errorf("%q, NODE_OPTIONS %q, slot %d:\n got %q\nwant %q", c.flags, c.options, c.slot, got, want)
+		}
+		p.Close()
 	}
 }
 

@@ -22,6 +22,7 @@ type Start struct {
 	Listeners []Listener // become 3, 4, …
 	Channel   int        // the worker's end, after the listeners
 	Told      string     // the variable that tells the channel's number; empty: ipc.EnvChannel
+	Argv      []string   // in place of the program's; nil is that
 	Env       []string   // NAME=value, over the program's
 	Stdout    int
 	Stderr    int
@@ -60,6 +61,10 @@ func Launch(s Start) (*Process, error) {
 		files = append(files, l.FD)
 		names[i] = url.QueryEscape(l.Name)
 	}
+	argv := s.Argv
+	if argv == nil {
+		argv = s.Program.Argv
+	}
 	var set []string
 	if len(names) > 0 {
 		set = append(set, ipc.EnvListenFDs+"="+strconv.Itoa(len(names)), ipc.EnvListenNames+"="+strings.Join(names, ":"))
@@ -92,7 +97,7 @@ func Launch(s Start) (*Process, error) {
 	defer children.Unlock()
 	pid, pidfd, err := sys.Spawn(sys.SpawnAttr{
 		Path:  "/proc/self/exe",
-		Argv:  append([]string{stageName, string(text)}, s.Program.Argv...),
+		Argv:  append([]string{stageName, string(text)}, argv...),
 		Env:   s.Program.environ(set...),
 		Files: files,
 	})

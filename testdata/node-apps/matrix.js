@@ -29,6 +29,7 @@ const kinds = {
   http: { load: wrk }, express: { load: wrk }, fastify: { load: wrk }, koa: { load: wrk }, hono: { load: wrk },
   https: { load: wrk, scheme: 'https' },
   next: { load: wrk, file: path.join(__dirname, 'node_modules/next/dist/bin/next'), args: ['start', path.join(__dirname, 'next')], pid: '/pid' },
+  prom: { load: prometheus },
   ws: { load: websockets },
   socketio: { load: (a) => socketio(a, 'websocket') },
   polling: { file: path.join(__dirname, 'app/socketio.js'), load: (a) => socketio(a, 'polling'), modes: sticky },
@@ -51,6 +52,22 @@ async function wrk({ url, kind }) {
     pids[pid] = (pids[pid] || 0) + 1;
   }
   return { good: number(/(\d+) requests in/), bad, pids, unit: 'requests' };
+}
+
+// What prom-client counts in both workers is in drover's own metrics, merged.
+async function prometheus(a) {
+  const told = await wrk(a);
+  const most = told.good + 40 + 20; // wrk's last ones may have been answered, and not counted
+  const text = await new Promise((resolve, reject) => http.get({ socketPath: path.join(dir, `${a.name}.sock`), path: '/metrics' }, (res) => {
+    let body = '';
+    res.setEncoding('utf8').on('data', (d) => { body += d; }).on('end', () => resolve(body));
+  }).on('error', reject));
+  const [, counted] = /^app_answers_total (\d+)$/m.exec(text) || [];
+  if (!(counted >= told.good + 40 && counted <= most)) {
+    told.bad++;
+    told.why = `app_answers_total is ${counted}, want ${told.good + 40} to ${most}`;
+  }
+  return told;
 }
 
 function get(url) {
@@ -147,7 +164,7 @@ async function measure(app, version, mode, flags) {
       if (Date.now() > deadline) throw new Error('no two workers are ready after 20 s');
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
-    const told = await kind.load({ url: `${kind.scheme || 'http'}://127.0.0.1:${port}`, port, kind });
+    const told = await kind.load({ url: `${kind.scheme || 'http'}://127.0.0.1:${port}`, port, kind, name });
     const stopped = await run(drover, ['stop', '--name', name]);
     if (stopped.err) throw new Error(`drover stop: ${stopped.stderr}`);
     const code = await exited;
