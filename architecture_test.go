@@ -13,6 +13,7 @@ var floors = map[string]int{
 	"drover/cmd/drover":              6,
 	"drover/examples/cluster":        6,
 	"drover/examples/streams":        6,
+	"drover/examples/answers":        6,
 	"drover/examples/middlewares":    6,
 	"drover/examples/client":         6,
 	"drover/examples/bodies":         6,
