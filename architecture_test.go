@@ -39,6 +39,7 @@ var floors = map[string]int{
 	"drover/worker/proxy":            3,
 	"drover/worker/fastnet":          2,
 	"drover/worker/secure":           2,
+	"drover/worker/proxyproto":       2,
 	"drover/config":                  2,
 	"drover/config/npm":              1,
 	"drover/config/pm2":              3,

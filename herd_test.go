@@ -102,6 +102,9 @@ func app() {
 	if certificate, key, ok := strings.Cut(os.Getenv("HERD_TLS"), ":"); ok {
 		c.Listen[0].TLS = &drover.TLS{Certificates: []drover.Certificate{{Certificate: certificate, Key: key}}}
 	}
+	if proxies := os.Getenv("HERD_PROXIES"); proxies != "" {
+		c.TrustedProxies, c.Listen[0].ProxyProtocol = []string{proxies}, true
+	}
 	for name, field := range map[string]*time.Duration{
 		"HERD_READY_TIMEOUT": &c.ReadyTimeout, "HERD_HANG_TIMEOUT": &c.HangTimeout, "HERD_DRAIN": &c.Drain,
 		"HERD_REQUEST_TIMEOUT": &c.Limits.RequestTimeout, "HERD_MIN_UPTIME": &c.MinUptime,
@@ -168,9 +171,19 @@ func work(w *drover.Worker) error {
 		return proxyApp(w)
 	}
 	if os.Getenv("HERD_ENGINE") == "fasthttp" {
-		return w.Serve(drover.FastHTTP(func(ctx *fasthttp.RequestCtx) { ctx.WriteString(answer(w, string(ctx.Path()), body)) }))
+		return w.Serve(drover.FastHTTP(func(ctx *fasthttp.RequestCtx) {
+			if string(ctx.Path()) == "/client" {
+				ctx.WriteString(ctx.RemoteAddr().String())
+				return
+			}
+			ctx.WriteString(answer(w, string(ctx.Path()), body))
+		}))
 	}
 	return w.Serve(drover.NetHTTP(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/client" {
+			io.WriteString(rw, r.RemoteAddr)
+			return
+		}
 		io.WriteString(rw, answer(w, r.URL.Path, body))
 	})))
 }

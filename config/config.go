@@ -207,6 +207,12 @@ type Listen struct {
 	// Mode is the permissions of a unix socket's path, at most 0777. 0 is 0666,
 	// as nginx and systemd have it: the directory says who may come near.
 	Mode fs.FileMode
+	// ProxyProtocol has connections of trusted proxies (Config.TrustedProxies) begin
+	// with a header of the PROXY protocol, version 1 or 2, that says who the client
+	// is: that is their RemoteAddr then. Without one, or none within 5 s, they are
+	// closed. Those of anybody else are taken as they are. Only programs on drover
+	// have it.
+	ProxyProtocol bool
 	// TLS has the address speak HTTPS. Nil is plain text. Only programs on drover
 	// have it: it is the workers who encrypt.
 	TLS *TLS
@@ -574,6 +580,9 @@ func (c Config) Check() error {
 	for _, l := range c.Listen {
 		if err := l.check(); err != nil {
 			return err
+		}
+		if l.ProxyProtocol && len(c.TrustedProxies) == 0 {
+			return wrong("proxy protocol", "on %s without trusted proxies: want whose word is believed too, such as trusted_proxies: [10.0.0.0/8], or unix for a unix socket", l.Address)
 		}
 		if l.Steering == Sticky && c.Workers > MaxSticky {
 			return wrong("steering", "sticky on %s with %d workers: want at most %d, which is what fits a program of the kernel's", l.Address, c.Workers, MaxSticky)

@@ -147,6 +147,9 @@ func (r *reader) file(f *File, top ast.Node) {
 		return
 	}
 	for _, l := range c.Listen {
+		if l.ProxyProtocol && len(c.TrustedProxies) == 0 {
+			r.wrong(top, "proxy_protocol on %s without trusted_proxies: want whose word is believed too, such as trusted_proxies: [10.0.0.0/8], or unix for a unix socket", l.Address)
+		}
 		if l.Steering == Sticky && c.Workers > MaxSticky {
 			r.wrong(top, "workers is %d, and steering is sticky on %s: want at most %d workers, which is what fits a program of the kernel's", c.Workers, l.Address, MaxSticky)
 		}
@@ -178,11 +181,12 @@ func (r *reader) listen(c *Config, n ast.Node) {
 	} else {
 		before := len(r.errs)
 		r.mapping(n, "listen", keys{
-			"address":  address,
-			"name":     r.str("name", "a word", &l.Name, nil),
-			"steering": r.str("steering", "one of "+strings.Join(steerings, ", "), &l.Steering, CheckSteering),
-			"mode":     r.mode(&l.Mode),
-			"tls":      func(n ast.Node) { l.TLS = r.tls(n) },
+			"address":        address,
+			"name":           r.str("name", "a word", &l.Name, nil),
+			"steering":       r.str("steering", "one of "+strings.Join(steerings, ", "), &l.Steering, CheckSteering),
+			"mode":           r.mode(&l.Mode),
+			"tls":            func(n ast.Node) { l.TLS = r.tls(n) },
+			"proxy_protocol": r.boolean("proxy_protocol", &l.ProxyProtocol),
 		})
 		if l.Address == "" && len(r.errs) == before {
 			r.wrong(n, "listen without an address: want `address: \":3000\"`")

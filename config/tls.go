@@ -98,12 +98,16 @@ func (t *TLS) Below(dir string) *TLS {
 	return &moved
 }
 
-// CheckTLS says what is wrong where a program that is not built on drover, of that
-// name, is to have an address with TLS: it is the workers who encrypt.
-func (c Config) CheckTLS(program string) error {
+// CheckForeign says what is wrong where a program that is not built on drover, of that
+// name, is to have an address with TLS, or the PROXY protocol: it is the workers who
+// speak them.
+func (c Config) CheckForeign(program string) error {
 	for _, l := range c.Listen {
 		if l.TLS != nil {
 			return wrong("tls", "on %s: %s is not built on drover, and does not encrypt by it: want the address without tls, and the program's own", l.Address, program)
+		}
+		if l.ProxyProtocol {
+			return wrong("proxy protocol", "on %s: %s is not built on drover, and does not take it off: want the address without it, and the program's own", l.Address, program)
 		}
 	}
 	return nil

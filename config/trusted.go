@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 	"strings"
@@ -44,6 +45,17 @@ func network(s string) (netip.Prefix, error) {
 		return n, wrong("trusted proxies", "%q names a host in a network: want %s for the network, or %s for the host", s, n.Masked(), n.Addr())
 	}
 	return n, nil
+}
+
+// ProxiesOf are the trusted proxies that speak the PROXY protocol on the address of a
+// name, with ',' between; empty is nobody.
+func (c Config) ProxiesOf(name string) string {
+	for _, l := range c.Listen {
+		if l.ProxyProtocol && cmp.Or(l.Name, l.Address) == name {
+			return strings.Join(c.TrustedProxies, ",")
+		}
+	}
+	return ""
 }
 
 func checkTrusted(s string) error { _, err := Trust(s); return err }

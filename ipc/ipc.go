@@ -108,6 +108,9 @@ type Listen struct {
 	// Of a welcome.
 	Shared bool `json:"shared,omitempty"` // all slots accept on one socket
 	Kept   bool `json:"kept,omitempty"`   // its queue outlives the app: a service manager's
+	// Proxies have their connections begin with a header of the PROXY protocol: as
+	// config.Trust reads them, with ',' between. Empty is nobody.
+	Proxies string `json:"proxies,omitempty"`
 }
 
 // Life tells a worker who it is, and the supervision that it lives under.

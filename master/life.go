@@ -321,7 +321,7 @@ func (m *Master) welcome(l *life, generation int, hello ipc.Message) error {
 		fds = append(fds, fd)
 	}
 	for i, g := range m.groups {
-		msg.Listen = append(msg.Listen, ipc.Listen{Name: g.Name, Address: g.Address, Shared: g.Shared(), Kept: g.Kept()})
+		msg.Listen = append(msg.Listen, ipc.Listen{Name: g.Name, Address: g.Address, Shared: g.Shared(), Kept: g.Kept(), Proxies: l.config.ProxiesOf(g.Name)})
 		for slot := range max(len(g.Sockets()), l.slot+1, m.fleet.Snapshot().Want.Workers) {
 			s := ipc.Socket{Listen: i, Slot: slot}
 			if l.given[s] || g.Shared() && slot != l.slot {

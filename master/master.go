@@ -444,7 +444,7 @@ func (a address) String() string {
 func addresses(listen []config.Listen) (all []address) {
 	for _, l := range listen {
 		a := address{l, l.TLS != nil}
-		a.TLS = nil
+		a.TLS, a.ProxyProtocol = nil, false // each generation's own
 		all = append(all, a)
 	}
 	return all

@@ -9,9 +9,11 @@ import (
 	"slices"
 	"sync"
 
+	"drover/config"
 	"drover/internal/sys"
 	"drover/ipc"
 	"drover/worker/fastnet"
+	"drover/worker/proxyproto"
 	"drover/worker/secure"
 )
 
@@ -21,10 +23,12 @@ type listener struct {
 	name    string
 	address string
 	poller  *fastnet.Poller
-	own     int          // our slot's socket; -1 until it came
-	shared  bool         // it is every slot's
-	kept    bool         // its queue outlives the app
-	keys    *secure.Keys // nil: plain text
+	own     int             // our slot's socket; -1 until it came
+	shared  bool            // it is every slot's
+	kept    bool            // its queue outlives the app
+	keys    *secure.Keys    // nil: plain text
+	proxies *config.Trusted // speak the PROXY protocol; nil: nobody does
+	refused func(peer net.Addr, err error)
 
 	mu       sync.Mutex   // a drain may come while a program opens its listener
 	siblings map[int]int  // by slot
@@ -66,8 +70,12 @@ func (l *listener) encrypt(c *tls.Config, tickets [][ipc.TicketSize]byte) error 
 	return nil
 }
 
-// encrypted gives a listener over one of ours that encrypts, where that is asked for.
-func (l *listener) encrypted(plain net.Listener) net.Listener {
+// over gives a listener over one of ours that takes the PROXY protocol off, and
+// encrypts, where that is asked for.
+func (l *listener) over(plain net.Listener) net.Listener {
+	if l.proxies != nil {
+		plain = &proxyproto.Listener{Listener: plain, Trusted: l.proxies.Has, Refused: l.refused}
+	}
 	if l.keys == nil {
 		return plain
 	}
@@ -124,7 +132,7 @@ func (l *listener) accepting(socket int) (net.Listener, error) {
 			return nil, fmt.Errorf("listen on %s: %w", l.address, err)
 		}
 	}
-	return l.encrypted(opened), nil
+	return l.over(opened), nil
 }
 
 // stop ends the accepting, and reports whether it had ever begun. What is queued

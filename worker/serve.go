@@ -163,7 +163,7 @@ func (w *Worker) empty(e Engine) error {
 				return err
 			}
 		}
-		err := e.Serve(l.encrypted(&queue{poller: w.poller, address: address, sockets: sockets}))
+		err := e.Serve(l.over(&queue{poller: w.poller, address: address, sockets: sockets}))
 		for _, fd := range sockets {
 			sys.Close(fd)
 		}

@@ -14,7 +14,9 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -156,6 +158,9 @@ func (w *Worker) join(in *inheritance) error {
 		}
 		open := newListener(l.Name, l.Address, w.poller, own)
 		open.shared, open.kept = l.Shared, l.Kept
+		if err := w.proxied(open, l.Proxies, len(in.listeners) == 0); err != nil {
+			return err
+		}
 		w.listeners = append(w.listeners, open)
 	}
 	if welcome.Secrets {
@@ -166,6 +171,38 @@ func (w *Worker) join(in *inheritance) error {
 		}
 	}
 	return w.adopt(welcome.Sockets, fds[others:])
+}
+
+// proxied has connections of an address begin with a header of the PROXY protocol,
+// where that is asked for: by the master, or by us, who have named the address.
+func (w *Worker) proxied(l *listener, proxies string, named bool) error {
+	if named && proxies == "" {
+		proxies = w.config.ProxiesOf(l.name)
+	}
+	if proxies == "" {
+		return nil
+	}
+	trusted, err := config.Trust(strings.Split(proxies, ",")...)
+	if err != nil {
+		return fmt.Errorf("who speaks the PROXY protocol on %s: %w", l.address, err)
+	}
+	l.proxies, l.refused = &trusted, w.refused(l.address)
+	return nil
+}
+
+// refused counts connections that were refused as requests that were, and logs of
+// them once a second.
+func (w *Worker) refused(address string) func(net.Addr, error) {
+	var told, untold atomic.Int64
+	return func(peer net.Addr, err error) {
+		w.board.End(w.board.Begin(time.Time{}, nil, nil), 400, 0, 0)
+		now := time.Now().UnixNano()
+		if was := told.Load(); now-was < int64(time.Second) || !told.CompareAndSwap(was, now) {
+			untold.Add(1)
+			return
+		}
+		w.log.Warn("a proxy's connection is closed: its header of the PROXY protocol cannot be read", "address", address, "peer", peer, "error", err, "unlogged", untold.Swap(0))
+	}
 }
 
 // adopt takes sockets that came over the channel: our own, where we were not

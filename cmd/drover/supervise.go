@@ -35,6 +35,7 @@ type appFlags struct {
 	steering string
 	workers  string
 	tls      config.Certificate
+	proxied  bool
 }
 
 func (f *appFlags) add(cmd *cobra.Command, defaultListen []string) {
@@ -45,6 +46,7 @@ func (f *appFlags) add(cmd *cobra.Command, defaultListen []string) {
 	flags.StringVar(&f.tls.Key, "tls-key", "", "PEM file of the certificate's private key")
 	flags.StringVar(&f.workers, "workers", "auto", "how many workers, or auto for one per CPU")
 	flags.StringArrayVar(&f.config.TrustedProxies, "trusted-proxy", nil, "network of proxies before the app that are believed who the client is, such as 10.0.0.0/8; may be given several times")
+	flags.BoolVar(&f.proxied, "proxy-protocol", false, "every --listen speaks the PROXY protocol, version 1 or 2, with each --trusted-proxy")
 	flags.StringVar(&f.config.Name, "name", "", "name of the app for the other commands (default: the base name of what is run)")
 	flags.StringVar(&f.config.User, "user", "", "who the workers run as, where drover runs as root")
 	flags.IntVar(&f.config.Procs, "procs", 1, "GOMAXPROCS inside each worker")
@@ -78,7 +80,7 @@ func (f *appFlags) resolve() (drover.Config, error) {
 		encrypted = encrypted.Below(here)
 	}
 	for _, address := range f.listen {
-		l := drover.Listen{Address: address, TLS: encrypted}
+		l := drover.Listen{Address: address, TLS: encrypted, ProxyProtocol: f.proxied}
 		if _, unix := l.Unix(); !unix { // which is shared, whatever the others are
 			l.Steering = f.steering
 		}
@@ -289,7 +291,7 @@ func load(f *config.File) (drover.Config, *launch.Program, error) {
 			return c, nil, err
 		}
 		if node {
-			if err := c.CheckTLS(f.Run[0]); err != nil {
+			if err := c.CheckForeign(f.Run[0]); err != nil {
 				return c, nil, err
 			}
 			p, err := launch.PinNode(c.Node, f.Run, os.Environ(), f.Dir)
@@ -303,7 +305,7 @@ func load(f *config.File) (drover.Config, *launch.Program, error) {
 		if err == nil {
 			p.Foreign = c.Kind == config.KindForeign || c.Kind != config.KindDrover && !p.OnDrover()
 			if p.Foreign {
-				if err = c.CheckTLS(f.Run[0]); err != nil {
+				if err = c.CheckForeign(f.Run[0]); err != nil {
 					p.Close()
 				}
 			}

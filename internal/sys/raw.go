@@ -81,6 +81,22 @@ func (s *SocketAddress) Addr() net.Addr {
 	return &net.TCPAddr{}
 }
 
+// SocketAddressOf is the address as the kernel gives it; of an address with a zone,
+// without.
+func SocketAddressOf(a netip.AddrPort) (s SocketAddress) {
+	binary.BigEndian.PutUint16(s.raw[2:], a.Port())
+	if ip := a.Addr().Unmap(); ip.Is4() {
+		binary.NativeEndian.PutUint16(s.raw[:], unix.AF_INET)
+		s.size = unix.SizeofSockaddrInet4
+		copy(s.raw[4:], ip.AsSlice())
+	} else {
+		binary.NativeEndian.PutUint16(s.raw[:], unix.AF_INET6)
+		s.size = unix.SizeofSockaddrInet6
+		copy(s.raw[8:], ip.AsSlice())
+	}
+	return s
+}
+
 // RawAccept is accept4(2) on a non-blocking listener: the connection is
 // non-blocking, close-on-exec and the caller's. It writes the peer's address.
 func RawAccept(fd int, peer *SocketAddress) (int, syscall.Errno) {

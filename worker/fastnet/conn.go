@@ -3,6 +3,7 @@ package fastnet
 import (
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -218,6 +219,10 @@ func (c *Conn) LocalAddr() net.Addr {
 
 // RemoteAddr is the client's address.
 func (c *Conn) RemoteAddr() net.Addr { return c.peer.Addr() }
+
+// SetRemoteAddr is for connections that a proxy has made for its client: who it is.
+// It is called before anybody else has the connection.
+func (c *Conn) SetRemoteAddr(a netip.AddrPort) { c.peer = sys.SocketAddressOf(a) }
 
 // SetDeadline is SetReadDeadline and SetWriteDeadline.
 func (c *Conn) SetDeadline(t time.Time) error {
