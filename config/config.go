@@ -262,6 +262,9 @@ type HTTP struct {
 	HeaderTimeout time.Duration
 	// BodyTimeout bounds how long a request's body may make no progress. 0 is 10 s.
 	BodyTimeout time.Duration
+	// RequestTimeout bounds the time from the end of a request's header to the end of
+	// its body, however steadily that comes. 0 is 5 min.
+	RequestTimeout time.Duration
 	// WriteTimeout bounds how long a response may make no progress, measured by
 	// what the client's TCP has acknowledged. 0 is 30 s.
 	WriteTimeout time.Duration
@@ -277,6 +280,9 @@ type HTTP struct {
 	// Connections bounds the open connections of one worker. While it has that
 	// many it accepts no more; they wait in the kernel's queue. 0 is 100,000.
 	Connections int
+	// ConnectionRequests bounds the requests of one connection: the answer to the last
+	// says that it closes. HTTP/2 has no such bound. 0 is none.
+	ConnectionRequests int
 	// NoDeferAccept lets a connection be accepted before its first bytes are
 	// there. False waits for them in the kernel, which spares two wake-ups a
 	// connection (tcp(7), TCP_DEFER_ACCEPT); a client that sends nothing is
@@ -335,11 +341,13 @@ func orDefault[T int | time.Duration](v *T, def T) {
 func (h HTTP) WithDefaults() HTTP {
 	orDefault(&h.HeaderTimeout, 10*time.Second)
 	orDefault(&h.BodyTimeout, 10*time.Second)
+	orDefault(&h.RequestTimeout, 5*time.Minute)
 	orDefault(&h.WriteTimeout, 30*time.Second)
 	orDefault(&h.IdleTimeout, 60*time.Second)
 	orDefault(&h.HeaderBytes, 16<<10)
 	orDefault(&h.BodyBytes, 4<<20)
 	orDefault(&h.Connections, 100_000)
+	orDefault(&h.ConnectionRequests, 0)
 	return h
 }
 

@@ -406,18 +406,20 @@ func (r *reader) limits(l *Limits, n ast.Node) {
 func (r *reader) http(h *HTTP, n ast.Node) {
 	before := len(r.errs)
 	r.mapping(n, "http", keys{
-		"header_timeout": r.duration("header_timeout", true, &h.HeaderTimeout),
-		"body_timeout":   r.duration("body_timeout", true, &h.BodyTimeout),
-		"write_timeout":  r.duration("write_timeout", true, &h.WriteTimeout),
-		"idle_timeout":   r.duration("idle_timeout", true, &h.IdleTimeout),
-		"header_bytes":   r.size("header_bytes", &h.HeaderBytes),
-		"body_bytes":     r.size("body_bytes", &h.BodyBytes),
-		"connections":    r.numberOr("connections", "off", -1, 1, math.MaxInt32, &h.Connections),
-		"defer_accept":   r.unless("defer_accept", &h.NoDeferAccept),
-		"access_log":     r.str("access_log", "combined or json", &h.AccessLog, CheckAccessLog),
-		"access_file":    r.str("access_file", "a path", &h.AccessFile, nil),
-		"access_sample":  r.part("access_sample", &h.AccessSample),
-		"crash_on_panic": r.boolean("crash_on_panic", &h.CrashOnPanic),
+		"header_timeout":      r.duration("header_timeout", true, &h.HeaderTimeout),
+		"body_timeout":        r.duration("body_timeout", true, &h.BodyTimeout),
+		"request_timeout":     r.duration("request_timeout", true, &h.RequestTimeout),
+		"write_timeout":       r.duration("write_timeout", true, &h.WriteTimeout),
+		"idle_timeout":        r.duration("idle_timeout", true, &h.IdleTimeout),
+		"header_bytes":        r.size("header_bytes", &h.HeaderBytes),
+		"body_bytes":          r.size("body_bytes", &h.BodyBytes),
+		"connections":         r.numberOr("connections", "off", -1, 1, math.MaxInt32, &h.Connections),
+		"connection_requests": r.numberOr("connection_requests", "off", -1, 1, math.MaxInt32, &h.ConnectionRequests),
+		"defer_accept":        r.unless("defer_accept", &h.NoDeferAccept),
+		"access_log":          r.str("access_log", "combined or json", &h.AccessLog, CheckAccessLog),
+		"access_file":         r.str("access_file", "a path", &h.AccessFile, nil),
+		"access_sample":       r.part("access_sample", &h.AccessSample),
+		"crash_on_panic":      r.boolean("crash_on_panic", &h.CrashOnPanic),
 	})
 	if err := h.checkAccess(); err != nil && len(r.errs) == before {
 		r.wrong(n, "%v", err)

@@ -47,6 +47,8 @@ http:
   header_bytes: 32KiB
   body_bytes: off
   connections: 5000
+  request_timeout: 90s
+  connection_requests: 1000
   defer_accept: false
   access_log: combined
   access_file: access.log
@@ -61,8 +63,8 @@ limits: {max_memory: 512MiB, max_requests: 1000, max_age: 1h, request_timeout: 3
 				{Address: ":3003", Steering: Sticky}, {Address: "unix:/run/api.sock", Mode: 0o660}},
 			Env:          map[string]string{"NODE_ENV": "production", "PORT": "3000", "DEBUG": "", "YES": "true"},
 			ReadyTimeout: 90 * time.Second, MinUptime: 2 * time.Second, HangTimeout: 5 * time.Second, Drain: 10 * time.Second, LameDuck: -1, OrphanTimeout: 5 * time.Second,
-			HTTP: HTTP{HeaderTimeout: 5 * time.Second, BodyTimeout: -1, WriteTimeout: time.Minute, IdleTimeout: 500 * time.Millisecond,
-				HeaderBytes: 32 << 10, BodyBytes: -1, Connections: 5000, NoDeferAccept: true, AccessLog: "combined", AccessFile: "access.log", AccessSample: 0.01, CrashOnPanic: true},
+			HTTP: HTTP{HeaderTimeout: 5 * time.Second, BodyTimeout: -1, RequestTimeout: 90 * time.Second, WriteTimeout: time.Minute, IdleTimeout: 500 * time.Millisecond,
+				HeaderBytes: 32 << 10, BodyBytes: -1, Connections: 5000, ConnectionRequests: 1000, NoDeferAccept: true, AccessLog: "combined", AccessFile: "access.log", AccessSample: 0.01, CrashOnPanic: true},
 			NoSchedTrace: true,
 			Limits:       Limits{MaxMemory: 512 << 20, MaxRequests: 1000, MaxAge: time.Hour, RequestTimeout: 30 * time.Second},
 			LogFormat:    "json",

@@ -51,6 +51,10 @@ type conn struct {
 	over    bool
 	watched atomic.Bool // somebody watches, and gone is not closed yet
 
+	// The reading goroutine's: until when all of the body is to be there, in ns of the
+	// tracker's clock; 0: the body has not begun, or there is no limit.
+	wholeBy int64
+
 	// The reading goroutine's: how much of CR LF CR LF the bytes so far end with.
 	matched int
 
@@ -84,7 +88,27 @@ func (c *conn) enter(p phase, limit time.Duration) {
 	if limit > 0 {
 		by = c.t.until(limit)
 	}
+	if !c.t.byHand {
+		by = c.within(p, limit, by)
+	}
 	c.doing.Store(doing(p, by))
+}
+
+// within is by, or until when all of the body is to be there, if that is sooner.
+func (c *conn) within(p phase, limit time.Duration, by int64) int64 {
+	switch {
+	case p == handling && limit == 0: // nothing is read, and something may be later
+		return by
+	case p != body && p != handling:
+		c.wholeBy = 0
+		return by
+	case c.wholeBy == 0 && c.t.limits.RequestTimeout > 0:
+		c.wholeBy = c.t.until(c.t.limits.RequestTimeout)
+	}
+	if c.wholeBy > 0 && (by == 0 || c.wholeBy < by) {
+		return c.wholeBy
+	}
+	return by
 }
 
 // Read keeps the phases of an engine that reads header and body without saying

@@ -64,6 +64,9 @@ func (f *Fast) configure() {
 	if s.Concurrency == 0 {
 		s.Concurrency = max(f.limits.Connections, fasthttp.DefaultConcurrency) // the tracker bounds connections
 	}
+	if s.MaxRequestsPerConn == 0 {
+		s.MaxRequestsPerConn = max(0, f.limits.ConnectionRequests)
+	}
 	if s.ErrorHandler == nil {
 		s.ErrorHandler = f.refuse
 	}

@@ -68,8 +68,33 @@ func (n *Net) configure() {
 		s.ErrorLog = log.New(withoutHandshakes{slog.NewLogLogger(n.log.Handler(), slog.LevelWarn)}, "", 0)
 	}
 	s.ConnState = n.connState
+	if most := n.limits.ConnectionRequests; most > 0 {
+		n.count(most)
+	}
 	s.Handler = http.HandlerFunc(n.handle)
 	n.access, n.setupErr = newAccessLog(n.limits, n.log)
+}
+
+// served is the key under which a connection's context has how many requests it has
+// served, an *atomic.Int64.
+type served struct{}
+
+// count bounds the requests of each connection.
+func (n *Net) count(most int) {
+	own := n.server.ConnContext
+	n.server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		if own != nil {
+			ctx = own(ctx, c)
+		}
+		return context.WithValue(ctx, served{}, new(atomic.Int64))
+	}
+	handler := n.handler
+	n.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if so := r.Context().Value(served{}).(*atomic.Int64); so.Add(1) >= int64(most) && r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close")
+		}
+		handler.ServeHTTP(w, r)
+	})
 }
 
 // connState follows the server's own states.
@@ -157,8 +182,12 @@ func (n *Net) bound(a *answer, w http.ResponseWriter, r *http.Request) {
 	if most := int64(n.limits.BodyBytes); most > 0 {
 		r.Body = http.MaxBytesReader(w, r.Body, most)
 	}
-	if limit := n.limits.BodyTimeout; limit > 0 && n.server.ReadTimeout == 0 {
+	limit, whole := n.limits.BodyTimeout, n.limits.RequestTimeout
+	if (limit > 0 || whole > 0) && n.server.ReadTimeout == 0 {
 		a.body = &timedBody{ReadCloser: r.Body, request: r, rc: http.NewResponseController(w), limit: limit}
+		if whole > 0 {
+			a.body.by = time.Now().Add(whole)
+		}
 		a.body.limited()
 		r.Body = a.body
 	}
@@ -264,14 +293,15 @@ func (a *answer) EnableFullDuplex() error {
 // Unwrap is for http.ResponseController.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// timedBody bounds how long a body may make no progress. Until it is over the
+// timedBody bounds how long a body may make no progress, and take in all. Until it is over the
 // connection's reads have a limit; the server lifts it when the body is at its
 // end, and it waits for the client to leave.
 type timedBody struct {
 	io.ReadCloser
 	request *http.Request
 	rc      *http.ResponseController
-	limit   time.Duration
+	limit   time.Duration // of no progress; below 0: none
+	by      time.Time     // until when it is to be there; zero: no limit
 	duplex  bool
 	taken   atomic.Int64
 	over    atomic.Bool // read to its end, or failed: then the last limit stays
@@ -289,9 +319,14 @@ func (b *timedBody) Read(p []byte) (int, error) {
 
 // limited limits the reads of what is left of the body, from now on.
 func (b *timedBody) limited() {
-	if b != nil && !b.over.Load() {
-		_ = b.rc.SetReadDeadline(time.Now().Add(b.limit)) // fails only on a closed connection
+	if b == nil || b.over.Load() {
+		return
 	}
+	by := b.by
+	if now := time.Now(); b.limit > 0 && (by.IsZero() || by.Sub(now) > b.limit) {
+		by = now.Add(b.limit)
+	}
+	_ = b.rc.SetReadDeadline(by) // fails only on a closed connection
 }
 
 // rest takes what the handler has left of a body before it answers, under the
