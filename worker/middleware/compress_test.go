@@ -287,3 +287,23 @@ func decoder(coding string, r io.Reader) (io.Reader, error) {
 	}
 	return gzip.NewReader(r)
 }
+
+// Whatever a client accepts, it gets nothing that it has refused.
+func FuzzNegotiate(f *testing.F) {
+	for _, accept := range []string{"gzip", "br;q=0", "*;q=0.5, gzip;q=0", "identity;q=0", "gzip;q=1.000", ";;,,=", "gzip;q=0.0001"} {
+		f.Add(accept)
+	}
+	f.Fuzz(func(t *testing.T, accept string) {
+		got := Negotiate([]byte(accept))
+		if got == "" {
+			return
+		}
+		low := strings.ToLower(accept)
+		if !strings.Contains(low, got) && !strings.Contains(low, "*") {
+			t.Errorf("%q: %q", accept, got)
+		}
+		if refused := got + ";q=0"; strings.TrimSpace(low) == refused {
+			t.Errorf("%q: %q", accept, got)
+		}
+	})
+}

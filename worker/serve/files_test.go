@@ -382,3 +382,37 @@ func BenchmarkCompressedFile(b *testing.B) {
 		b.Errorf("in %q", ctx.Response.Header.ContentEncoding())
 	}
 }
+
+// Whatever a Range says, its parts are of the file.
+func FuzzRanges(f *testing.F) {
+	for _, field := range []string{"bytes=0-0", "bytes=-5", "bytes=5-,0-1, 2-3", "bytes=9223372036854775807-", "bytes=-9223372036854775808", "bytes=1-2-3", "bytes=,,", "lines=1-2", "bytes=--1"} {
+		f.Add(field, int64(10))
+	}
+	f.Fuzz(func(t *testing.T, field string, size int64) {
+		if size < 0 {
+			return
+		}
+		parts, ok := ranges(field, size)
+		if len(parts) > maxRanges || len(parts) > 0 && !ok {
+			t.Errorf("%q of %d: %v, %v", field, size, parts, ok)
+		}
+		for _, p := range parts {
+			if p.start < 0 || p.length <= 0 || p.start >= size || p.length > size-p.start {
+				t.Errorf("%q of %d: %+v is not in it", field, size, p)
+			}
+		}
+	})
+}
+
+// Whatever lists of tags say, no comparison fails, and a strong match is a weak one.
+func FuzzListed(f *testing.F) {
+	for _, list := range []string{`"a"`, `W/"a"`, `"b", "a"`, "*", `"a`, `W/`, `,,"a",`} {
+		f.Add(list, `"a"`)
+		f.Add(list, `W/"a"`)
+	}
+	f.Fuzz(func(t *testing.T, list, tag string) {
+		if listed(list, tag, true) && !listed(list, tag, false) {
+			t.Errorf("%q has %q strongly, but not weakly", list, tag)
+		}
+	})
+}
