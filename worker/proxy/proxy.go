@@ -245,7 +245,10 @@ func join(before, one string) string {
 // quoted is a value as a quoted string (RFC 9110, section 5.6.4): a host has a ':'
 // where it has a port.
 func quoted(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
+	if strings.ContainsAny(s, `\"`) {
+		s = strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s)
+	}
+	return `"` + s + `"`
 }
 
 // peerOf is the address that a request came from.

@@ -673,4 +673,7 @@ func TestBadRoutes(t *testing.T) {
 	if u, _ := url.Parse("https://a"); hostPort(u) != "a:443" {
 		t.Error(hostPort(u))
 	}
+	if q := quoted(`a"b\`); q != `"a\"b\\"` {
+		t.Error(q)
+	}
 }
