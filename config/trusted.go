@@ -58,6 +58,18 @@ func (c Config) ProxiesOf(name string) string {
 	return ""
 }
 
+// CheckTrusted says what is wrong where trusted proxies are named that nobody asks for.
+func (f *File) CheckTrusted() error {
+	used := f.Serve != nil && len(f.Serve.Proxy) > 0
+	for _, l := range f.Listen {
+		used = used || l.ProxyProtocol
+	}
+	if len(f.TrustedProxies) > 0 && !used {
+		return wrong("trusted proxies", "%s: nothing here goes by them: want proxy of serve, or proxy_protocol of an address (--proxy, --proxy-protocol); a program reads X-Forwarded-For itself", strings.Join(f.TrustedProxies, ", "))
+	}
+	return nil
+}
+
 func checkTrusted(s string) error { _, err := Trust(s); return err }
 
 // Has reports whether a connection from peer is a trusted proxy's.

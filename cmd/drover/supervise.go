@@ -285,6 +285,9 @@ func load(f *config.File) (drover.Config, *launch.Program, error) {
 	if _, err := launch.AttributesOf(c); err != nil {
 		return c, nil, err
 	}
+	if err := f.CheckTrusted(); err != nil {
+		return c, nil, err
+	}
 	if f.Serve == nil {
 		node := c.Kind == config.KindNode || (c.Kind == "" || c.Kind == config.KindAuto) && launch.ForNode(f.Run[0], f.Dir)
 		if err := c.CheckForNode(node); err != nil {
