@@ -151,7 +151,9 @@ func fast(w *drover.Worker, ctx *fasthttp.RequestCtx) {
 		gone := drover.Gone(ctx)
 		ctx.SetBodyStreamWriter(func(out *bufio.Writer) { events(out, out.Flush, gone, w.Draining()) })
 	case "PUT /echo":
-		ctx.SetBodyStream(ctx.RequestBodyStream(), -1) // sent in chunks, as it comes
+		// Sent in chunks, as it comes. Never without the wrapping: fasthttp would release
+		// the stream twice, and give it to two connections at once.
+		ctx.SetBodyStream(struct{ io.Reader }{ctx.RequestBodyStream()}, -1)
 	default:
 		ctx.Error("not found", fasthttp.StatusNotFound)
 	}

@@ -20,6 +20,10 @@ const leftoverBytes = 256 << 10
 // connection (RFC 9112, section 9.3: a server reads the entire body or closes the
 // connection). It reports whether the answer may still read the body, while it is
 // sent; then the connection closes behind it, unless the body is at its end.
+//
+// A handler must wrap the stream before it gives it to SetBodyStream: fasthttp v1.74.0
+// releases what it finds there as a response's, and again as a request's, and would
+// then give it to two connections at once. It cannot be mended from here.
 func leftover(ctx *fasthttp.RequestCtx) bool {
 	body := ctx.RequestBodyStream()
 	if body == nil {
