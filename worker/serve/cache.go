@@ -108,9 +108,8 @@ func (c *cache) keep(f *file, h *os.File) {
 	}
 	if f.info.Size() <= smallFile {
 		body := make([]byte, f.info.Size())
-		if n, err := h.ReadAt(body, 0); n < len(body) {
-			_ = err // it has got shorter: it is served from the descriptor, as far as it goes
-			return
+		if n, _ := h.ReadAt(body, 0); n < len(body) {
+			return // it has got shorter: it is served from the descriptor, as far as it goes
 		}
 		if after, err := h.Stat(); err != nil || !same(after, f.info) {
 			return
