@@ -29,3 +29,15 @@ func RawWrite(fd int, p []byte) (int, syscall.Errno) {
 		}
 	}
 }
+
+// RawWritev is writev(2) of two pieces, neither of them empty, on a non-blocking
+// descriptor.
+func RawWritev(fd int, a, b []byte) (int, syscall.Errno) {
+	pieces := [2]unix.Iovec{{Base: &a[0], Len: uint64(len(a))}, {Base: &b[0], Len: uint64(len(b))}}
+	for {
+		n, _, errno := syscall.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&pieces[0])), uintptr(len(pieces)))
+		if errno != syscall.EINTR {
+			return int(n), errno
+		}
+	}
+}

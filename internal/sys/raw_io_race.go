@@ -4,6 +4,8 @@ package sys
 
 import (
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Under the race detector bytes that were read came after they were written:
@@ -26,6 +28,20 @@ func RawRead(fd int, p []byte) (int, syscall.Errno) {
 func RawWrite(fd int, p []byte) (int, syscall.Errno) {
 	for {
 		n, err := syscall.Write(fd, p)
+		if err == nil {
+			return n, 0
+		}
+		if err != syscall.EINTR {
+			return 0, err.(syscall.Errno)
+		}
+	}
+}
+
+// RawWritev is writev(2) of two pieces, neither of them empty, on a non-blocking
+// descriptor.
+func RawWritev(fd int, a, b []byte) (int, syscall.Errno) {
+	for {
+		n, err := unix.Writev(fd, [][]byte{a, b})
 		if err == nil {
 			return n, 0
 		}

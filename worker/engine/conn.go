@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"drover/internal/sys"
+	"drover/worker/fastnet"
 	"drover/worker/secure"
 )
 
@@ -36,7 +37,12 @@ type conn struct {
 	t     *tracker
 	below net.Conn     // below TLS, where there is TLS between; else Conn
 	cork  *secure.Cork // between TLS and below; nil without
-	whole bool         // the answer is in memory: its records wait for each other
+	whole bool         // the answer is in memory: its parts wait for each other
+	// In plain text fasthttp writes its buffer when it is full, wait bytes, and then the
+	// rest: of an answer that is certain to have one, begun waits for it. wait is 0
+	// where nothing waits, begun of beginnings.
+	wait  int
+	begun *[]byte
 
 	doing     atomic.Int64 // the phase, and what reading is limited to, as doing makes it
 	writeBy   atomic.Int64 // until when a write may last that is under way; 0: none is
@@ -237,7 +243,15 @@ func (c *conn) raw() syscall.RawConn {
 }
 
 func (c *conn) Write(p []byte) (int, error) {
+	if c.begun == nil && len(p) == c.wait && c.whole && c.is(answered) {
+		c.begun = beginnings.Get().(*[]byte)
+		*c.begun = append((*c.begun)[:0], p...)
+		return len(p), nil
+	}
 	c.beginWrite()
+	if c.begun != nil {
+		return c.goOn(p)
+	}
 	if c.cork != nil {
 		c.cork.Hold()
 	}
@@ -249,6 +263,19 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 	c.writeBy.Store(0)
 	return n, err
+}
+
+// beginnings are of answers whose rest is about to be written.
+var beginnings = sync.Pool{New: func() any { return new([]byte) }}
+
+// goOn writes what was held back of an answer, and p behind it, in one call.
+func (c *conn) goOn(p []byte) (int, error) {
+	held := len(*c.begun)
+	n, err := c.below.(*fastnet.Conn).Writev(*c.begun, p)
+	beginnings.Put(c.begun)
+	c.begun = nil
+	c.writeBy.Store(0)
+	return max(0, n-held), err
 }
 
 // release sends what of an answer is held back, so that its records go out together.

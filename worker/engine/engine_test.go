@@ -165,7 +165,7 @@ func listen(t testing.TB) *bounded {
 	var dupErr error
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		return raw.Control(func(n uintptr) {
-			dupErr = syscall.SetsockoptInt(int(n), syscall.SOL_SOCKET, syscall.SO_SNDBUF, 64<<10)
+			dupErr = errors.Join(syscall.SetsockoptInt(int(n), syscall.SOL_SOCKET, syscall.SO_SNDBUF, 64<<10), syscall.SetsockoptInt(int(n), syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1))
 		})
 	}}
 	stock, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")

@@ -73,6 +73,10 @@ func (f *Fast) configure() {
 	if s.Logger == nil {
 		s.Logger = slog.NewLogLogger(f.log.Handler(), slog.LevelWarn)
 	}
+	f.part = s.WriteBufferSize
+	if f.part <= 0 {
+		f.part = 4096 // fasthttp/server.go, defaultWriteBufferSize
+	}
 	s.Handler = f.handle
 	f.access, f.setupErr = newAccessLog(f.limits, f.log)
 }
@@ -104,11 +108,32 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 		f.access.fast(ctx, ctx.Response.StatusCode(), responseBytes(ctx))
 	}
 	if c != nil && !reading {
-		if c.cork != nil {
-			c.whole = !ctx.Response.IsBodyStream() && ctx.LastTimeoutErrorResponse() == nil
+		switch {
+		case c.cork != nil:
+			c.whole = inMemory(ctx)
+		case c.wait > 0:
+			c.whole = inMemory(ctx) && hasMore(ctx, c.wait)
 		}
 		c.enter(answered, 0)
 	}
+}
+
+// inMemory reports whether all of an answer is there.
+func inMemory(ctx *fasthttp.RequestCtx) bool {
+	return !ctx.Response.IsBodyStream() && ctx.LastTimeoutErrorResponse() == nil
+}
+
+// hasMore reports whether an answer is certain to have more than so many bytes, by
+// its body alone: not every answer that has a body is sent with it (RFC 9110, section
+// 6.4.1).
+func hasMore(ctx *fasthttp.RequestCtx, part int) bool {
+	switch status := ctx.Response.StatusCode(); {
+	case len(ctx.Response.Body()) <= part, ctx.Response.SkipBody, ctx.IsHead():
+		return false
+	case status < 200, status == fasthttp.StatusNoContent, status == fasthttp.StatusNotModified:
+		return false
+	}
+	return true
 }
 
 // call calls the handler, and answers 500 when it panics.

@@ -10,6 +10,7 @@ import (
 
 	"drover/config"
 	"drover/ipc/scoreboard"
+	"drover/worker/fastnet"
 	"drover/worker/secure"
 )
 
@@ -17,6 +18,7 @@ import (
 // out what is overdue, and closes them in a drain.
 type tracker struct {
 	board  *scoreboard.Board
+	part   int         // how much of an answer is written before the rest; 0: unknown
 	limits config.HTTP // with its defaults; -1 is off
 	byHand bool        // the engine says the phases itself, and has its own read limits
 	// draining begins a drain by its closing; nil never closes.
@@ -126,7 +128,13 @@ func (t *tracker) makeRoom() {
 }
 
 // add begins to track a connection.
-func (t *tracker) add(c net.Conn) *conn { return t.track(&conn{Conn: c, below: c}) }
+func (t *tracker) add(c net.Conn) *conn {
+	added := &conn{Conn: c, below: c}
+	if _, fast := c.(*fastnet.Conn); fast {
+		added.wait = t.part
+	}
+	return t.track(added)
+}
 
 // track begins to track a connection, and wakes the sweeper when it sleeps.
 func (t *tracker) track(c *conn) *conn {

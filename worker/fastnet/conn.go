@@ -115,6 +115,39 @@ func (c *Conn) write(p []byte) (done int, err error) {
 	}
 }
 
+// Writev writes all of a and then all of b, in one call where the kernel has room.
+func (c *Conn) Writev(a, b []byte) (int, error) {
+	c.out.mu.Lock()
+	n, err := c.writev(a, b)
+	c.out.mu.Unlock()
+	if err != nil {
+		return n, c.failed("write", err)
+	}
+	return n, nil
+}
+
+func (c *Conn) writev(a, b []byte) (done int, err error) {
+	if !c.closing.Load() && c.out.deadline.Load() != passed && len(a) > 0 && len(b) > 0 {
+		n, errno := sys.RawWritev(c.fd, a, b)
+		if errno != 0 && errno != sys.Again {
+			return 0, os.NewSyscallError("writev", errno)
+		}
+		if errno == 0 {
+			done = n
+		}
+	}
+	for i, rest := range [][]byte{a[min(done, len(a)):], b[max(0, done-len(a)):]} {
+		if len(rest) == 0 && (i == 0 || done == len(a)+len(b)) {
+			continue
+		}
+		n, err := c.write(rest)
+		if done += n; err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
 // sendAtOnce bounds what one sendfile sends, in bytes, so that one client's file
 // does not keep the others waiting.
 const sendAtOnce = 1 << 20

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -403,5 +404,33 @@ func BenchmarkRoundTrip(b *testing.B) {
 		if _, err := io.ReadFull(client, buffer); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Two pieces arrive as one text, also where the kernel takes a part of them only.
+func TestWritev(t *testing.T) {
+	l, address := listen(t)
+	c, peer := pair(t, l, address)
+	for _, size := range []int{0, 1, 4096, 4 << 20} {
+		a, b := bytes.Repeat([]byte("a"), size), bytes.Repeat([]byte("b"), size)
+		sent := make(chan error, 1)
+		go func() {
+			n, err := c.Writev(a, b)
+			if err == nil && n != 2*size {
+				err = fmt.Errorf("%d bytes written", n)
+			}
+			sent <- err
+		}()
+		got := make([]byte, 2*size)
+		if _, err := io.ReadFull(peer, got); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-sent; err != nil || !bytes.Equal(got, append(a, b...)) {
+			t.Errorf("two of %d bytes: %v", size, err)
+		}
+	}
+	c.Close()
+	if _, err := c.Writev([]byte("a"), []byte("b")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("on a closed one: %v", err)
 	}
 }
