@@ -58,7 +58,17 @@ func TestTLS(t *testing.T) {
 		h.await("the new certificate", func(e []event) bool { return count(e, "certificate") >= 2 })
 		next := config.Clone()
 		next.ServerName = "next.test"
-		h.overTLS(next)
+		// The master tells of it when it has sent it: a worker may have it a little later.
+		for deadline := time.Now().Add(patience); ; {
+			c, err := tls.Dial("tcp", h.addr, next)
+			if err == nil {
+				c.Close()
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the new certificate is not served: %v", err)
+			}
+		}
 		if err := h.client().Reload(context.Background()); err != nil {
 			t.Fatal(err)
 		}
