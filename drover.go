@@ -85,6 +85,10 @@ func NetHTTP(h http.Handler) Engine { return engine.NetHTTP(h) }
 // channel may be used after it has returned, as by a body's stream.
 func Gone(ctx *fasthttp.RequestCtx) <-chan struct{} { return engine.Gone(ctx) }
 
+// BodyStatus is the status to answer with when a handler could not read a request's
+// body: 413 where it is too large, 408 where it came too slowly, else 400.
+func BodyStatus(err error) int { return engine.BodyStatus(err) }
+
 // Main is Run with the process around it: TERM and INT stop the app gracefully,
 // a second one at once, HUP reloads it, TTIN and TTOU make one worker more or
 // fewer. It prints an error as one line and ends

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -61,8 +60,7 @@ type conn struct {
 	// tracker's clock; 0: the body has not begun, or there is no limit.
 	wholeBy int64
 
-	// The reading goroutine's: how much of CR LF CR LF the bytes so far end with.
-	matched int
+	guard guard
 
 	// The sweeper's: which write it knows, by its limit, and what the client had
 	// acknowledged then. Writes with one limit all begin before the clock moves on,
@@ -121,7 +119,6 @@ func (c *conn) within(p phase, limit time.Duration, by int64) int64 {
 // so. An engine that tells its phases by enter has the tracker's byHand set.
 func (c *conn) Read(p []byte) (int, error) {
 	if !c.t.byHand && c.is(answered) {
-		c.matched = 0
 		if c.expired.Load() { // meant for an idleness that has ended
 			c.unexpireRead()
 		}
@@ -136,64 +133,14 @@ func (c *conn) Read(p []byte) (int, error) {
 	if streams {
 		c.enter(handling, c.t.limits.BodyTimeout)
 	}
-	n, err := c.Conn.Read(p)
-	if err != nil && c.expired.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
-		n, err = c.lastChance(p, err)
-	}
+	n, err := c.admitted(p)
 	switch {
 	case streams:
 		c.enter(handling, 0)
-		if err == io.EOF {
-			// The handler waits for more of the body: it was cut. fasthttp would take it
-			// for the end (RFC 9112, section 8).
-			err = io.ErrUnexpectedEOF
-		}
-	case n > 0 && !c.t.byHand:
-		c.progress(p[:n])
-	}
-	return n, err
-}
-
-// progress takes note of bytes that were read.
-func (c *conn) progress(p []byte) {
-	switch now, _ := c.phase(); now {
-	case fresh, idle:
-		if c.endsHeader(p) {
-			c.enter(body, c.t.limits.BodyTimeout)
-		} else {
-			c.enter(header, c.t.limits.HeaderTimeout)
-		}
-	case header:
-		if c.endsHeader(p) {
-			c.enter(body, c.t.limits.BodyTimeout)
-		}
-	case body:
+	case n > 0 && !c.t.byHand && !c.is(elsewhere): // a whole header, or more of a body
 		c.enter(body, c.t.limits.BodyTimeout)
 	}
-}
-
-// endsHeader reports whether a header ends in p: with an empty line (RFC 9112,
-// section 2.1), of which the first bytes may have come before.
-func (c *conn) endsHeader(p []byte) bool {
-	const end = "\r\n\r\n"
-	if c.matched == 0 && len(p) >= 4 && string(p[len(p)-4:]) == end {
-		return true // most requests have no body and come in one piece
-	}
-	for _, b := range p {
-		switch {
-		case b == end[c.matched]:
-			c.matched++
-			if c.matched == len(end) {
-				c.matched = 0
-				return true
-			}
-		case b == '\r':
-			c.matched = 1
-		default:
-			c.matched = 0
-		}
-	}
-	return false
+	return n, err
 }
 
 // lastChance looks once more before an idle connection is given up: a request
@@ -317,22 +264,22 @@ func (c *conn) CloseWrite() error {
 func (c *conn) Close() error {
 	err := net.ErrClosed
 	c.closeOnce.Do(func() {
-		c.t.remove(c)
 		if c.is(elsewhere) {
 			c.t.board.SocketClosed()
+		} else {
+			c.linger()
 		}
+		c.t.remove(c)
 		err = c.Conn.Close()
 		c.left()
 	})
 	return err
 }
 
-// abandon closes the connection as it is: what is under way is cut, and over TLS its
-// client sees that it was, since no word of an end is sent.
+// abandon closes the connection as it is, and waits for nobody: what is under way is
+// cut, and over TLS its client sees that it was, since no word of an end is sent.
 func (c *conn) abandon() {
-	if c.cork != nil {
-		_ = c.below.Close()
-	}
+	_ = c.below.Close()
 	c.Close()
 }
 

@@ -472,7 +472,7 @@ func TestExpectContinue(t *testing.T) {
 				conn.send("12345678901"[:c.length])
 				r, body = conn.receive("POST")
 			}
-			if r.StatusCode != c.status || strings.TrimSpace(body) != c.body {
+			if r.StatusCode != c.status || !strings.HasPrefix(body, c.body) {
 				t.Errorf("%s: %d %q, want %d %q", c.path, r.StatusCode, body, c.status, c.body)
 			}
 			conn.Close()

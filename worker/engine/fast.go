@@ -67,9 +67,18 @@ func (f *Fast) configure() {
 	if s.MaxRequestsPerConn == 0 {
 		s.MaxRequestsPerConn = max(0, f.limits.ConnectionRequests)
 	}
+	answer := plainRefusal
 	if s.ErrorHandler == nil {
 		s.ErrorHandler = f.refuse
+	} else {
+		answer = f.ownRefusal
 	}
+	most := int64(s.MaxRequestBodySize)
+	if s.HeaderReceived != nil { // it may say another bound for each request
+		most = math.MaxInt64
+	}
+	f.bounds = bounds{header: s.ReadBufferSize, body: most}
+	f.guarded(answer)
 	if s.Logger == nil {
 		s.Logger = slog.NewLogLogger(f.log.Handler(), slog.LevelWarn)
 	}
@@ -100,7 +109,7 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	reading := leftover(ctx)
-	if f.isDraining() {
+	if f.isDraining() || c != nil && c.guard.listed && f.closes(ctx) {
 		ctx.SetConnectionClose()
 	}
 	f.board.End(token, ctx.Response.StatusCode(), requestBytes(ctx), responseBytes(ctx))
@@ -136,6 +145,16 @@ func hasMore(ctx *fasthttp.RequestCtx, part int) bool {
 	return true
 }
 
+// closes reports whether a request's Connection fields ask to close.
+func (f *Fast) closes(ctx *fasthttp.RequestCtx) bool {
+	for _, v := range ctx.Request.Header.PeekAll("Connection") {
+		if closes(v) {
+			return true
+		}
+	}
+	return false
+}
+
 // call calls the handler, and answers 500 when it panics.
 func (f *Fast) call(ctx *fasthttp.RequestCtx) {
 	defer func() {
@@ -152,11 +171,6 @@ func (f *Fast) call(ctx *fasthttp.RequestCtx) {
 			ctx.Response.Header.Set(RequestIDHeader, id)
 		}
 	}()
-	if string(ctx.Method()) == prefaceMethod {
-		ctx.Error(prefaceAnswer, fasthttp.StatusHTTPVersionNotSupported)
-		ctx.SetConnectionClose()
-		return
-	}
 	f.handler(ctx)
 }
 
@@ -182,7 +196,10 @@ func responseBytes(ctx *fasthttp.RequestCtx) int64 {
 // refuse answers what fasthttp could not read, and counts the answer. A
 // connection that sent nothing is no request.
 func (f *Fast) refuse(ctx *fasthttp.RequestCtx, err error) {
-	status := refusal(err)
+	status := statusOf(err)
+	if c := ours(ctx.Conn()); c != nil && c.guard.refused != nil {
+		status = c.guard.refused.status
+	}
 	ctx.Error(fasthttp.StatusMessage(status), status)
 	ctx.SetConnectionClose()
 	if c := ours(ctx.Conn()); c != nil && !c.is(fresh) {
@@ -193,8 +210,18 @@ func (f *Fast) refuse(ctx *fasthttp.RequestCtx, err error) {
 	}
 }
 
-// refusal is the status for an error of fasthttp's reading.
-func refusal(err error) int {
+// ownRefusal has the program's own handler answer what a guard refuses.
+func (f *Fast) ownRefusal(c *conn, no *refusal) (status int, answer []byte) {
+	var ctx fasthttp.RequestCtx
+	ctx.Init2(c, f.server.Logger, true)
+	f.server.ErrorHandler(&ctx, no)
+	ctx.SetConnectionClose()
+	ctx.Response.Header.SetServer(f.server.Name)
+	return ctx.Response.StatusCode(), []byte(ctx.Response.String())
+}
+
+// statusOf is the status for an error of fasthttp's reading.
+func statusOf(err error) int {
 	var small *fasthttp.ErrSmallBuffer
 	var netErr net.Error
 	switch {

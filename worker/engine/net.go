@@ -59,6 +59,12 @@ func (n *Net) configure() {
 	if s.IdleTimeout == 0 {
 		s.IdleTimeout = n.limits.IdleTimeout
 	}
+	n.bounds = bounds{header: s.MaxHeaderBytes, body: int64(n.limits.BodyBytes)}
+	if n.bounds.header == 0 {
+		n.bounds.header = n.limits.HeaderBytes
+	}
+	n.bounds.http2 = s.Protocols != nil && s.Protocols.UnencryptedHTTP2()
+	n.guarded(plainRefusal)
 	if s.MaxHeaderBytes == 0 && n.limits.HeaderBytes > 0 {
 		// The server allows 4096 bytes more than it is told (net/http/server.go,
 		// initialReadLimitSize).

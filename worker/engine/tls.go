@@ -81,6 +81,7 @@ func (w withoutHandshakes) Write(line []byte) (int, error) {
 // Until the first request is read, the limit of a header holds, handshake and all.
 func (n *Net) encrypt(keys *secure.Keys, below net.Conn) net.Conn {
 	c := n.add(below)
+	c.guard.at = unguarded // what it reads is TLS
 	limit := n.server.ReadHeaderTimeout
 	if limit == 0 {
 		limit = n.server.ReadTimeout

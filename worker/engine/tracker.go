@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,9 @@ type tracker struct {
 	byHand bool        // the engine says the phases itself, and has its own read limits
 	// draining begins a drain by its closing; nil never closes.
 	draining <-chan struct{}
+
+	bounds  bounds                                                 // of the guards
+	refused func(c *conn, no *refusal) (status int, answer []byte) // makes the answer of a guard, and counts it
 
 	// clock is coarse, so that a request costs no reading of one: ns since base,
 	// at most sweepEvery ago.
@@ -48,6 +52,7 @@ func newTracker(byHand bool) *tracker {
 	return &tracker{
 		byHand: byHand, base: time.Now(), conns: map[*conn]struct{}{}, room: make(chan struct{}, 1),
 		limits: config.HTTP{}.WithDefaults(), board: scoreboard.Private(),
+		bounds: bounds{header: 16 << 10, body: math.MaxInt64}, refused: plainRefusal,
 	}
 }
 
