@@ -241,3 +241,34 @@ func BenchmarkGuard(b *testing.B) {
 		})
 	}
 }
+
+// fasthttp's guard is above TLS.
+func TestRequestsOfTheTableOverTLS(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	f := FastHTTP(mirrorFast)
+	s.engine, s.tracker, s.keys = f, f.tracker, keysFor(t, "a.test")
+	s.start(guardLimits)
+	for i, r := range requests(t) {
+		if i%9 > 0 || r.end || r.head { // some of all kinds
+			continue
+		}
+		c := s.dialTLS()
+		if _, err := io.WriteString(c, r.text); err != nil {
+			t.Errorf("line %d: %v", r.line, err)
+		}
+		answer, _, err := c.try("GET")
+		if err == nil && answer.StatusCode == 100 {
+			answer, _, err = c.try("GET")
+		}
+		if err != nil || answer.StatusCode != r.status {
+			t.Errorf("line %d: %v, %v, want %d (%s): %.120q", r.line, answer, err, r.status, r.section, r.text)
+		}
+		if r.status != 200 || r.close {
+			if n, err := io.Copy(io.Discard, c.r); n > 0 || err != nil {
+				t.Errorf("line %d: %d bytes and %v behind the answer (%s): %.120q", r.line, n, err, r.section, r.text)
+			}
+		}
+		c.Close()
+	}
+}
