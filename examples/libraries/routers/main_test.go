@@ -33,6 +33,8 @@ func TestRouters(t *testing.T) {
 				{"GET", "/files/a/b.txt", 200, "file a/b.txt\n"},
 				{"PUT", "/items", 405, ""},
 				{"GET", "/nothing", 404, ""},
+				{"GET", "/hello/%zz", 400, ""},
+				{"GET", "/hello/%4", 400, ""},
 			} {
 				conn, err := net.Dial("tcp", p.Address)
 				if err != nil {
