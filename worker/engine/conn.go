@@ -60,7 +60,11 @@ type conn struct {
 	// tracker's clock; 0: the body has not begun, or there is no limit.
 	wholeBy int64
 
-	guard guard
+	guard guard // the reading goroutine's
+	// ahead says that the last read was net/http's own while a handler runs, by another
+	// goroutine that may still be at it: then the request is read to its end.
+	ahead     atomic.Bool
+	abandoned atomic.Bool // closed by who does not read
 
 	// The sweeper's: which write it knows, by its limit, and what the client had
 	// acknowledged then. Writes with one limit all begin before the clock moves on,
@@ -264,9 +268,10 @@ func (c *conn) CloseWrite() error {
 func (c *conn) Close() error {
 	err := net.ErrClosed
 	c.closeOnce.Do(func() {
-		if c.is(elsewhere) {
+		switch {
+		case c.is(elsewhere):
 			c.t.board.SocketClosed()
-		} else {
+		case !c.abandoned.Load() && !c.ahead.Load():
 			c.linger()
 		}
 		c.t.remove(c)
@@ -279,6 +284,7 @@ func (c *conn) Close() error {
 // abandon closes the connection as it is, and waits for nobody: what is under way is
 // cut, and over TLS its client sees that it was, since no word of an end is sent.
 func (c *conn) abandon() {
+	c.abandoned.Store(true)
 	_ = c.below.Close()
 	c.Close()
 }

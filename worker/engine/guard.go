@@ -146,6 +146,9 @@ func (c *conn) admitted(p []byte) (int, error) {
 	// net/http reads one byte while a handler runs, to learn of the client's leaving
 	// (net/http/server.go, backgroundRead). It gets it, whatever it begins.
 	ahead := c.t.byHand && len(p) == 1
+	if c.t.byHand && ahead != c.ahead.Load() {
+		c.ahead.Store(ahead)
+	}
 	for len(p) > 0 {
 		switch {
 		case g.at == unguarded && len(g.held) == 0:

@@ -148,6 +148,7 @@ func (n *Net) handle(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		a.begin(http.StatusOK)
+		a.body.last()
 		if a.hijacked {
 			a.status = http.StatusSwitchingProtocols
 		} else {
@@ -333,6 +334,17 @@ func (b *timedBody) limited() {
 		by = now.Add(b.limit)
 	}
 	_ = b.rc.SetReadDeadline(by) // fails only on a closed connection
+}
+
+// last takes what is left of a body by a handler that answered before its end
+// (EnableFullDuplex). The server itself would take it when it has ceased to watch for
+// the client's leaving, begin to watch anew at the body's end, and panic as it reads
+// the next request (net/http/server.go, finishRequest: "invalid concurrent Body.Read
+// call").
+func (b *timedBody) last() {
+	if b != nil && b.duplex && !b.over.Load() && b.request.ProtoMajor == 1 {
+		_, _ = io.CopyN(io.Discard, b, leftoverBytes+1)
+	}
 }
 
 // rest takes what the handler has left of a body before it answers, under the
