@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,13 +24,9 @@ func stopped(t *testing.T, pids ...int) {
 		}
 	}
 	for _, pid := range pids {
-		for deadline := time.Now().Add(time.Minute); ; {
-			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-			if err != nil || time.Now().After(deadline) {
-				t.Fatalf("process %d does not stop: %v", pid, err)
-			}
-			if strings.Contains(string(stat), ") T ") {
-				break
+		for deadline := time.Now().Add(time.Minute); !allStopped(pid); {
+			if time.Now().After(deadline) {
+				t.Fatalf("process %d does not stop", pid)
 			}
 		}
 	}
@@ -45,11 +42,25 @@ func resume(t *testing.T, pids ...int) {
 	}
 }
 
+// allStopped reports whether every thread of a process is stopped.
+func allStopped(pid int) bool {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(tasks) == 0 {
+		return false
+	}
+	for _, task := range tasks {
+		if stat, err := os.ReadFile(task); err != nil || !strings.Contains(string(stat), ") T ") {
+			return false
+		}
+	}
+	return true
+}
+
 // A stopped worker is fostered, killed after the hang timeout, and replaced.
 // Only what it had accepted is lost: nothing is late, though clients wait for
 // two seconds only.
 func TestStoppedWorkerIsFosteredAndReplaced(t *testing.T) {
-	both(t, func(t *testing.T, engine string) {
+	inTurn(t, func(t *testing.T, engine string) {
 		h := newPlainHerd(t, engine)
 		h.env = append(h.env, "HERD_HANG_TIMEOUT=1s")
 		h.start()
