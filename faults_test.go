@@ -142,9 +142,7 @@ func TestQueueOfAKilledWorkerIsAnswered(t *testing.T) {
 		h := newHerd(t, engine)
 		h.start()
 		victim := h.ready()[0]
-		if err := syscall.Kill(victim.PID, syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
+		stopped(t, victim.PID)
 		conns, counts := load.Queue(h.addr, "/", 200, 10*time.Second)
 		if err := syscall.Kill(victim.PID, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
