@@ -352,15 +352,14 @@ func (b *timedBody) last() {
 // would know whether a limit may still be set. In a connection that will close
 // it stays.
 func (b *timedBody) rest(answer http.Header) {
-	const most = 256 << 10 // net/http/server.go, maxPostHandlerReadBytes
 	if b == nil || b.over.Load() || b.duplex || b.request.ProtoMajor != 1 || b.request.Close || answer.Get("Connection") == "close" {
 		return
 	}
 	if b.taken.Load() == 0 && b.request.Header.Get("Expect") != "" {
 		return // it is not sent before we ask for it: the server closes
 	}
-	if b.request.ContentLength-b.taken.Load() <= most {
-		if _, err := io.CopyN(io.Discard, b, most+1); err == io.EOF {
+	if b.request.ContentLength-b.taken.Load() <= leftoverBytes {
+		if _, err := io.CopyN(io.Discard, b, leftoverBytes+1); err == io.EOF {
 			return
 		}
 	}
