@@ -59,6 +59,7 @@ var only = map[string][]string{
 	"github.com/libp2p/go-reuseport":          {"drover/master/listen"},
 	"github.com/shirou/gopsutil/v3/process":   {"drover/master/usage"},
 	"github.com/coreos/go-systemd/v22/daemon": {"drover/master/notify"},
+	"github.com/DeRuina/timberjack":           {"drover/master/output"},
 	"github.com/spf13/cobra":                  {"drover/cmd/drover"},
 	"github.com/valyala/fasthttp":             {"drover", "drover/cmd/drover", "drover/worker/engine", "drover/worker/serve", "drover/worker/middleware", "drover/worker/body"},
 }

@@ -90,8 +90,8 @@ func Gone(ctx *fasthttp.RequestCtx) <-chan struct{} { return engine.Gone(ctx) }
 func BodyStatus(err error) int { return engine.BodyStatus(err) }
 
 // Main is Run with the process around it: TERM and INT stop the app gracefully,
-// a second one at once, HUP reloads it, TTIN and TTOU make one worker more or
-// fewer. It prints an error as one line and ends
+// a second one at once, HUP reloads it, USR1 has log files opened anew, TTIN and TTOU
+// make one worker more or fewer. It prints an error as one line and ends
 // the process with its ExitCode.
 func Main(c Config, serve func(*Worker) error) {
 	var signals chan os.Signal

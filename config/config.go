@@ -135,6 +135,9 @@ type Config struct {
 	// LogFormat is "text" (one readable line for each event) or "json". Empty
 	// is text.
 	LogFormat string
+
+	// Logs are the files that have what is printed.
+	Logs Logs
 }
 
 // Node says how a Node.js program is run: one process in each slot, as a worker
@@ -361,6 +364,8 @@ func (c Config) WithDefaults() Config {
 	orDefault(&c.Drain, 30*time.Second)
 	orDefault(&c.LameDuck, 1500*time.Millisecond)
 	orDefault(&c.OrphanTimeout, 30*time.Second)
+	orDefault(&c.Logs.MaxSize, 100<<20)
+	orDefault(&c.Logs.Keep, 5)
 	c.HTTP = c.HTTP.WithDefaults()
 	if c.LogFormat == "" {
 		c.LogFormat = "text"
@@ -558,7 +563,7 @@ func (c Config) Check() error {
 			return wrong(d.field, "%v: want a duration of at least 0", d.value)
 		}
 	}
-	for _, err := range []error{CheckKind(c.Kind), CheckReady(c.Ready), CheckStopSignal(c.StopSignal), c.Node.Check(), c.HTTP.checkAccess()} {
+	for _, err := range []error{CheckKind(c.Kind), CheckReady(c.Ready), CheckStopSignal(c.StopSignal), c.Node.Check(), c.HTTP.checkAccess(), c.Logs.check()} {
 		if err != nil {
 			return err
 		}

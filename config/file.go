@@ -77,6 +77,7 @@ func Load(path string) (*File, error) {
 	if f.Serve != nil && f.Serve.Root != "" && !filepath.IsAbs(f.Serve.Root) {
 		f.Serve.Root = filepath.Join(f.Dir, f.Serve.Root)
 	}
+	f.Logs = f.Logs.below(f.Dir)
 	for i := range f.Listen {
 		f.Listen[i].TLS = f.Listen[i].TLS.Below(f.Dir)
 	}
@@ -427,7 +428,16 @@ func (r *reader) http(h *HTTP, n ast.Node) {
 }
 
 func (r *reader) logs(c *Config, n ast.Node) {
+	l, before := &c.Logs, len(r.errs)
 	r.mapping(n, "logs", keys{
-		"format": r.str("format", "text or json", &c.LogFormat, checkLogFormat),
+		"format":     r.str("format", "text or json", &c.LogFormat, checkLogFormat),
+		"file":       r.str("file", "a path", &l.File, nil),
+		"out_file":   r.str("out_file", "a path", &l.OutFile, nil),
+		"error_file": r.str("error_file", "a path", &l.ErrorFile, nil),
+		"max_size":   r.size("max_size", &l.MaxSize),
+		"keep":       r.numberOr("keep", "all", -1, 1, math.MaxInt32, &l.Keep),
 	})
+	if err := l.check(); err != nil && len(r.errs) == before {
+		r.wrong(n, "%v", err)
+	}
 }

@@ -55,7 +55,7 @@ http:
   access_sample: 0.01
   crash_on_panic: true
 schedtrace: false
-logs: {format: json}
+logs: {format: json, file: all.log, out_file: out.log, error_file: err.log, max_size: 10MiB, keep: all}
 limits: {max_memory: 512MiB, max_requests: 1000, max_age: 1h, request_timeout: 30s}
 `, File{Serve: &Serve{Root: "public"}, Config: Config{
 			Name: "api", Workers: 4, Procs: 2,
@@ -68,6 +68,7 @@ limits: {max_memory: 512MiB, max_requests: 1000, max_age: 1h, request_timeout: 3
 			NoSchedTrace: true,
 			Limits:       Limits{MaxMemory: 512 << 20, MaxRequests: 1000, MaxAge: time.Hour, RequestTimeout: 30 * time.Second},
 			LogFormat:    "json",
+			Logs:         Logs{File: "all.log", OutFile: "out.log", ErrorFile: "err.log", MaxSize: 10 << 20, Keep: -1},
 		}}},
 		{"foreign", "run: [nginx]\nkind: foreign\nready: notify\nnonblocking: true\nstop_signal: QUIT", File{Run: []string{"nginx"}, Config: Config{Kind: "foreign", Ready: "notify", Nonblocking: true, StopSignal: "QUIT"}}},
 		{"Node", "run: [app.js, --port, 3]\nkind: node\nnode: {args: [--max-old-space-size=512, -r=x], scheduling: rr, steering: sticky, wait_ready: true, stop_by: INT, drain_header: true}",
@@ -270,6 +271,10 @@ var badFiles = []struct {
 	{"run: [./app]\nlimits: {max_requests: -1}", "2:24: max_requests is \"-1\": want a number from 0"},
 	{"run: [./app]\nlimits: {max_age: 1}", "2:19: max_age is \"1\": want a number with a unit"},
 	{"run: [./app]\nlogs: {format: xml}", "2:16: log format: \"xml\": want text or json"},
+	{"run: [./app]\nlogs: {file: a.log, max_size: 10KiB}", "2:7: logs: max_size is 10240 bytes: want at least 1MiB, or off"},
+	{"run: [./app]\nlogs: {keep: 3}", "2:7: logs: max_size or keep without a file: want file, out_file or error_file too"},
+	{"run: [./app]\nlogs: {file: a.log, keep: 0}", "2:27: keep is \"0\": want a number from 1 to 2147483647, or all"},
+	{"run: [./app]\nlogs: {file: [a]}", "2:14: file is a list: want a path"},
 	{"run: [./app]\nlogs: json", "2:7: logs is \"json\": want a mapping"},
 	{"listen: [':1']\nserve:\nhttp: {header_bytes: 16}", "3:22: header_bytes is \"16\": want a size with its unit"},
 	{"listen: [':1']\nserve:\nhttp: {body_bytes: 4MB}", "3:20: body_bytes is \"4MB\": want a size with its unit, such as 512B, 16KiB, 4MiB or 1GiB, or off"},

@@ -147,7 +147,7 @@ func (m *Master) attend(l *life, generation int, streams [2]*output.Stream) {
 					m.log.Warn(fmt.Sprintf("worker %d %s (pid %d, %s)", l.slot, what, l.process.PID, name), "event", "prints", "slot", l.slot, "life", l.id, "stream", name, "what", what)
 				}
 				l.tail.Add(line)
-				_, _ = m.sinks[i].Write(output.WorkerLine(l.config.LogFormat, now, l.slot, name, line))
+				m.printed.line(i, name, now, l.slot, line)
 			})
 		}()
 	}

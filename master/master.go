@@ -46,8 +46,8 @@ type Options struct {
 	// Stdout gets what workers print there; Stderr all else, the log included.
 	// They are written by goroutines of the master's, and never waited for.
 	Stdout, Stderr io.Writer
-	// Signals to obey: TERM and INT stop, a second one at once; HUP reloads; TTIN
-	// and TTOU make one worker more or fewer. Nil is none.
+	// Signals to obey: TERM and INT stop, a second one at once; HUP reloads; USR1 has
+	// log files opened anew; TTIN and TTOU make one worker more or fewer. Nil is none.
 	Signals <-chan os.Signal
 	// Inherited are the sockets, by number, that this process was started with: a Node
 	// program may ask for one (server.listen({fd: 3})).
@@ -60,7 +60,7 @@ type Options struct {
 type Master struct {
 	opts     Options
 	log      *slog.Logger
-	sinks    [2]*output.Sink // stdout, stderr
+	printed  printed
 	instance *admin.Instance
 	server   *admin.Server
 	meter    usage.Meter // of the status
@@ -175,7 +175,7 @@ const drainGrace = time.Second
 
 // Signals are those that a master obeys.
 func Signals() []os.Signal {
-	return []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGTTIN, syscall.SIGTTOU}
+	return []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGTTIN, syscall.SIGTTOU}
 }
 
 // New claims the app's name, binds its addresses and opens the control socket.
@@ -209,8 +209,10 @@ func New(ctx context.Context, o Options) (_ *Master, err error) {
 	if m.service, err = notify.ForService(); err != nil {
 		return nil, err
 	}
-	m.sinks = [2]*output.Sink{output.NewSink(o.Stdout), output.NewSink(o.Stderr)}
-	m.log = output.NewLogger(m.sinks[1], m.config.LogFormat)
+	if m.printed, err = openPrinted(m.config, o.Stdout, o.Stderr); err != nil {
+		return nil, err
+	}
+	m.log = output.NewLogger(m.printed.log, m.printed.format)
 	m.bus = bus.New(func(slot int, life uint64) {
 		m.log.Warn(fmt.Sprintf("worker %d does not take its messages: %d MiB wait, and what comes beyond is dropped", slot, ipc.MaxOutbox>>20),
 			"event", "messages_dropped", "slot", slot, "life", life)
@@ -416,6 +418,8 @@ func fixed(is, wanted config.Config) error {
 		return change("node.never_listens", is.Node.NeverListens, wanted.Node.NeverListens)
 	case wanted.LogFormat != is.LogFormat:
 		return change("logs.format", is.LogFormat, wanted.LogFormat)
+	case wanted.Logs != is.Logs:
+		return change("logs", fmt.Sprintf("%+v", is.Logs), fmt.Sprintf("%+v", wanted.Logs))
 	}
 	return nil
 }
@@ -508,6 +512,8 @@ func (m *Master) obey(sig os.Signal) {
 	switch workers := m.fleet.Snapshot().Want.Workers; {
 	case sig == syscall.SIGHUP:
 		m.reload(make(chan error, 1))
+	case sig == syscall.SIGUSR1:
+		m.reopenLogs()
 	case sig == syscall.SIGTTIN && workers < config.MaxWorkers:
 		m.scale(workers+1, make(chan error, 1))
 	case sig == syscall.SIGTTOU && workers > 1:
@@ -636,7 +642,5 @@ func (m *Master) close() {
 		m.instance.Release()
 	}
 	m.service.Close(drainGrace)
-	for _, s := range m.sinks {
-		s.Close(drainGrace)
-	}
+	m.printed.close(drainGrace)
 }

@@ -105,6 +105,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"await-app":    awaitApp,
 			"await-get":    awaitGet,
+			"await-line":   awaitLine,
 			"await-next":   awaitNext,
 			"await-status": awaitStatus,
 			"certificate":  certificate,
@@ -301,6 +302,20 @@ func awaitStatus(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
+// awaitLine waits until a line of a file matches.
+func awaitLine(ts *testscript.TestScript, neg bool, args []string) {
+	check(ts, neg, args, 2, 2, "await-line FILE REGEXP")
+	line, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	await(ts, func(context.Context) (bool, string) {
+		text, err := os.ReadFile(ts.MkAbs(args[0]))
+		if err != nil {
+			return false, err.Error()
+		}
+		return line.Match(text), string(text)
+	})
+}
+
 // killWorker kills a slot's worker as an accident would, and waits until the
 // slot has another.
 func killWorker(ts *testscript.TestScript, neg bool, args []string) {
@@ -352,9 +367,9 @@ func expand(ts *testscript.TestScript, neg bool, args []string) {
 
 // signalMaster sends a signal to a master.
 func signalMaster(ts *testscript.TestScript, neg bool, args []string) {
-	check(ts, neg, args, 1, 2, "signal HUP|TTIN|TTOU|TERM|INT|KILL [NAME]")
+	check(ts, neg, args, 1, 2, "signal HUP|USR1|TTIN|TTOU|TERM|INT|KILL [NAME]")
 	number, ok := map[string]syscall.Signal{
-		"HUP": syscall.SIGHUP, "TTIN": syscall.SIGTTIN, "TTOU": syscall.SIGTTOU,
+		"HUP": syscall.SIGHUP, "USR1": syscall.SIGUSR1, "TTIN": syscall.SIGTTIN, "TTOU": syscall.SIGTTOU,
 		"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "KILL": syscall.SIGKILL,
 	}[args[0]]
 	if !ok {

@@ -386,8 +386,8 @@ func (c *conversion) restarts(name string) {
 	}
 }
 
-// output are the keys of logs and of who the workers are.
-func (c *conversion) output(name string) {
+// output are the keys of who the workers are, and of logs.
+func (c *conversion) output() {
 	for _, id := range []struct{ key, to string }{{"uid", "user"}, {"gid", "group"}} {
 		if v := c.take(id.key); v != nil {
 			if s := text(v); s != "" && !strings.ContainsRune(s, 0) {
@@ -397,27 +397,38 @@ func (c *conversion) output(name string) {
 			}
 		}
 	}
+	c.logs()
+}
+
+// logs are the files of what is printed.
+func (c *conversion) logs() {
+	var lines []string
 	switch v := c.take("log_type"); v {
 	case nil, "":
 	case "json":
-		c.file.mapping("logs", []string{"format: json"})
+		lines = append(lines, "format: json")
 	default:
 		c.note("log_type", "it is %s: drover has text and json: left out", told(v))
 	}
-	for _, key := range []string{"out_file", "error_file", "log_file"} {
-		switch v := c.take(key); v {
-		case nil, false, "", "/dev/null", "NULL":
+	merged := c.flag("merge_logs")
+	for _, file := range []struct{ key, to string }{{"out_file", "out_file"}, {"error_file", "error_file"}, {"log_file", "file"}} {
+		v := c.take(file.key)
+		switch path := text(v); {
+		case v == nil, v == false, v == true, path == "/dev/null", path == "NULL", v == "":
+		case path == "" || strings.ContainsRune(path, 0):
+			c.note(file.key, "it is %s: want a path: left out", told(v))
 		default:
-			c.note(key, "drover prints all lines of all workers, with time and slot: drover -c FILE >> %s 2>&1, or leave it to systemd's journal", pathOf(v, name))
+			if rest, ok := strings.CutPrefix(path, "~/"); ok {
+				path = filepath.Join(c.o.Home, rest)
+			}
+			lines = append(lines, file.to+": "+scalar(path))
+			if !merged {
+				merged = true
+				c.note("merge_logs", "PM2 has a file for each worker, such as out-0.log; here all write to one, with time and slot before each line")
+			}
 		}
 	}
-}
-
-func pathOf(v any, name string) string {
-	if s := text(v); s != "" && !strings.ContainsRune(s, 0) {
-		return s
-	}
-	return name + ".log"
+	c.file.mapping("logs", lines)
 }
 
 // what is said of the keys that are left, unless their value is what drover does
@@ -431,9 +442,8 @@ var said = map[string]struct {
 	"watch_delay":   {nil, "it belongs to watch, which drover has not"},
 	"watch_options": {nil, "it belongs to watch, which drover has not"},
 
-	"merge_logs":      {true, "drover has one log for all workers: each line begins with its slot"},
 	"time":            {true, "each line of drover's log has its time"},
-	"log_date_format": {nil, "drover's times are 15:04:05.000, and RFC 3339 with logs: {format: json}"},
+	"log_date_format": {nil, "drover's times are 15:04:05.000, in a file with the day before, and RFC 3339 with logs: {format: json}"},
 	"disable_logs":    {false, "send drover's own output to /dev/null"},
 	"pid_file":        {nil, "drover status --json has the pids of the master and the workers"},
 

@@ -279,7 +279,7 @@ func (c *conversion) app(name string) (App, error) {
 	}
 	c.times()
 	c.restarts(clean)
-	c.output(clean)
+	c.output()
 	c.rest()
 	return App{Name: clean, YAML: c.file.bytes(), Notes: c.notes}, nil
 }

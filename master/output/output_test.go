@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -97,6 +98,82 @@ func TestTailKeepsTheLast(t *testing.T) {
 	}
 }
 
+func TestFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "logs", "app.log")
+	file, err := OpenFile(path, 1<<20, 2, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewSink(file)
+	line := append(bytes.Repeat([]byte("x"), 1<<20-1), '\n')
+	for range 4 { // each fills it
+		_, _ = s.Write(line)
+	}
+	_, _ = io.WriteString(s, "last\n")
+	s.Close(time.Minute)
+	if got, err := os.ReadFile(path); string(got) != "last\n" {
+		t.Errorf("%.20q, %v", got, err)
+	}
+	aside, err := filepath.Glob(filepath.Join(filepath.Dir(path), "app-*-size.log"))
+	if err != nil || len(aside) != 2 {
+		t.Errorf("%q were kept, %v: want 2", aside, err)
+	}
+}
+
+func TestFileIsOpenedAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "app.log")
+	file, err := OpenFile(path, -1, -1, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.close()
+	fmt.Fprintln(file, "one")
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(file, "two")
+	file.reopen()
+	fmt.Fprintln(file, "three")
+	old, _ := os.ReadFile(path + ".1")
+	now, _ := os.ReadFile(path)
+	if string(old) != "one\ntwo\n" || string(now) != "three\n" {
+		t.Errorf("%q, %q", old, now)
+	}
+}
+
+// What a file does not take is told once, and once more when it takes lines again.
+func TestFileThatCannotBeWritten(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "logs")
+	var told bytes.Buffer
+	file, err := OpenFile(filepath.Join(dir, "app.log"), -1, -1, &told)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.close()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // no directory
+		t.Fatal(err)
+	}
+	fmt.Fprintln(file, "one")
+	fmt.Fprintln(file, "two")
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(file, "three")
+	lines := strings.Split(strings.TrimSpace(told.String()), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[0], "app.log: ") || !strings.HasSuffix(lines[0], "lines are lost until it can be written again") ||
+		!strings.HasSuffix(lines[1], "it can be written again; 2 lines were lost") {
+		t.Errorf("%q", lines)
+	}
+	for _, path := range []string{"/dev/null", t.TempDir()} {
+		if f, err := OpenFile(path, -1, -1, io.Discard); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v, %v", path, f, err)
+		}
+	}
+}
+
 func TestFormats(t *testing.T) {
 	var out bytes.Buffer
 	NewLogger(&out, "text").Warn("worker 0 exited: signal: killed", "slot", 0)
@@ -111,6 +188,9 @@ func TestFormats(t *testing.T) {
 	}
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC)
 	if got := string(WorkerLine("text", at, 3, "stderr", []byte("panic: no"))); got != "03:04:05.006 [3] panic: no\n" {
+		t.Errorf("%q", got)
+	}
+	if got := string(WorkerLine(Dated, at, 3, "stderr", []byte("panic: no"))); got != "2026-01-02 03:04:05.006 [3] panic: no\n" {
 		t.Errorf("%q", got)
 	}
 	if err := json.Unmarshal(WorkerLine("json", at, 3, "stderr", []byte(`a "b"`)), &obj); err != nil || obj["msg"] != `a "b"` || obj["stream"] != "stderr" {

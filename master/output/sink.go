@@ -13,8 +13,9 @@ import (
 // that nobody reads. Write queues and never waits; what does not fit is dropped
 // and counted, and the count is written once there is room again.
 type Sink struct {
-	queue chan []byte
-	done  chan struct{}
+	queue  chan []byte
+	reopen chan struct{} // has room for one
+	done   chan struct{}
 
 	mu      sync.Mutex // many goroutines log
 	dropped int
@@ -24,17 +25,48 @@ type Sink struct {
 // sinkLines bounds a sink's queue, in writes: one log line each.
 const sinkLines = 4096
 
-// NewSink starts a sink for w, which stays the caller's. Close ends it.
+// NewSink starts a sink for w, which stays the caller's unless it is a *File. Close
+// ends it.
 func NewSink(w io.Writer) *Sink {
-	s := &Sink{queue: make(chan []byte, sinkLines), done: make(chan struct{})}
+	s := &Sink{queue: make(chan []byte, sinkLines), reopen: make(chan struct{}, 1), done: make(chan struct{})}
+	file, _ := w.(*File)
 	go func() {
 		defer close(s.done)
-		for line := range s.queue {
-			// An error here, such as EPIPE, has nowhere to be told.
-			_, _ = w.Write(line)
+		for {
+			select {
+			case line, more := <-s.queue:
+				if !more {
+					file.close()
+					return
+				}
+				// An error here, such as EPIPE, has nowhere to be told; a File tells its own.
+				_, _ = w.Write(line)
+			case <-s.reopen:
+				file.reopen()
+			}
 		}
 	}()
 	return s
+}
+
+// Reopen has a file opened anew by its path, soon: it may have been moved away. Of
+// another sink it does nothing.
+func (s *Sink) Reopen() {
+	select {
+	case s.reopen <- struct{}{}:
+	default: // it is going to be
+	}
+}
+
+// Sinks is a writer to each of several.
+type Sinks []*Sink
+
+// Write queues one line for each, and never fails.
+func (s Sinks) Write(line []byte) (int, error) {
+	for _, one := range s {
+		_, _ = one.Write(line)
+	}
+	return len(line), nil
 }
 
 // Write queues one line and never fails.
