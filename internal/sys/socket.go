@@ -175,13 +175,6 @@ func Unread(fd int) (int, error) {
 	return n, os.NewSyscallError("ioctl SIOCOUTQ", err)
 }
 
-// Waiting is how many bytes have come over a stream that nobody has read yet (tcp(7),
-// SIOCINQ).
-func Waiting(fd int) (int, error) {
-	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
-	return n, os.NewSyscallError("ioctl SIOCINQ", err)
-}
-
 // IsListening reports whether fd is a socket that accepts connections.
 func IsListening(fd int) bool {
 	v, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)

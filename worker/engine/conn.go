@@ -149,32 +149,27 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // lastChance looks once more before an idle connection is given up: a request
 // that has arrived is served. One that has begun, while it was taken for idle,
-// goes on.
-func (c *conn) lastChance(p []byte, timeout error) (int, error) {
+// goes on. It reads below TLS; of a record a part may have arrived, and the rest is
+// waited for as for a header's.
+func (c *conn) lastChance(p []byte, timeout error, record bool) (int, error) {
 	if now, by := c.phase(); now != idle && now != fresh {
 		if c.t.byHand || by != 0 && by <= c.t.clock.Load() {
 			return 0, timeout
 		}
 		c.unexpireRead()
-		return c.Conn.Read(p)
+		return c.below.Read(p)
 	}
 	raw := c.raw()
 	if raw == nil {
 		return 0, timeout
 	}
 	n := 0
-	if c.cork != nil { // what waits is for TLS to read
-		err := raw.Control(func(fd uintptr) { n, _ = sys.Waiting(int(fd)) })
-		if err != nil || n == 0 {
-			return 0, timeout
-		}
-		c.enter(header, c.t.limits.HeaderTimeout)
-		c.unexpireRead()
-		return c.Conn.Read(p)
-	}
 	err := raw.Control(func(fd uintptr) { n, _ = sys.ReadNow(int(fd), p) })
 	if err != nil || n == 0 {
 		return 0, timeout
+	}
+	if record {
+		c.enter(header, c.t.limits.HeaderTimeout)
 	}
 	c.unexpireRead()
 	return n, nil

@@ -134,8 +134,8 @@ const blankBytes = 8
 // receive reads what the connection brings.
 func (c *conn) receive(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if err != nil && c.expired.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
-		n, err = c.lastChance(p, err)
+	if err != nil && c.cork == nil && c.expired.Load() && errors.Is(err, os.ErrDeadlineExceeded) { // TLS does so below
+		n, err = c.lastChance(p, err, false)
 	}
 	return n, err
 }

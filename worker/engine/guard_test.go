@@ -242,33 +242,47 @@ func BenchmarkGuard(b *testing.B) {
 	}
 }
 
-// fasthttp's guard is above TLS.
+// The guards are above TLS.
 func TestRequestsOfTheTableOverTLS(t *testing.T) {
 	t.Parallel()
-	s := newServer(t)
-	f := FastHTTP(mirrorFast)
-	s.engine, s.tracker, s.keys = f, f.tracker, keysFor(t, "a.test")
-	s.start(guardLimits)
-	for i, r := range requests(t) {
-		if i%9 > 0 || r.end || r.head { // some of all kinds
-			continue
-		}
-		c := s.dialTLS()
-		if _, err := io.WriteString(c, r.text); err != nil {
-			t.Errorf("line %d: %v", r.line, err)
-		}
-		answer, _, err := c.try("GET")
-		if err == nil && answer.StatusCode == 100 {
-			answer, _, err = c.try("GET")
-		}
-		if err != nil || answer.StatusCode != r.status {
-			t.Errorf("line %d: %v, %v, want %d (%s): %.120q", r.line, answer, err, r.status, r.section, r.text)
-		}
-		if r.status != 200 || r.close {
-			if n, err := io.Copy(io.Discard, c.r); n > 0 || err != nil {
-				t.Errorf("line %d: %d bytes and %v behind the answer (%s): %.120q", r.line, n, err, r.section, r.text)
+	fast, net := newServer(t), newServer(t)
+	f, n := FastHTTP(mirrorFast), NetHTTP(http.HandlerFunc(mirrorNet))
+	fast.engine, fast.tracker = f, f.tracker
+	net.engine, net.tracker = n, n.tracker
+	table := requests(t)
+	for name, s := range map[string]*server{"fasthttp": fast, "net/http": net} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s.keys = keysFor(t, "a.test")
+			s.start(guardLimits)
+			for i, r := range table {
+				if i%9 > 0 || r.end || r.head { // some of all kinds
+					continue
+				}
+				s.overTLS(t, r)
 			}
+		})
+	}
+}
+
+// overTLS asks as a line of the table says, on a connection of its own.
+func (s *server) overTLS(t *testing.T, r request) {
+	t.Helper()
+	c := s.dialTLS()
+	defer c.Close()
+	if _, err := io.WriteString(c, r.text); err != nil {
+		t.Errorf("line %d: %v", r.line, err)
+	}
+	answer, _, err := c.try("GET")
+	if err == nil && answer.StatusCode == 100 {
+		answer, _, err = c.try("GET")
+	}
+	if err != nil || answer.StatusCode != r.status {
+		t.Errorf("line %d: %v, %v, want %d (%s): %.120q", r.line, answer, err, r.status, r.section, r.text)
+	}
+	if r.status != 200 || r.close {
+		if n, err := io.Copy(io.Discard, c.r); n > 0 || err != nil {
+			t.Errorf("line %d: %d bytes and %v behind the answer (%s): %.120q", r.line, n, err, r.section, r.text)
 		}
-		c.Close()
 	}
 }

@@ -3,10 +3,8 @@ package engine
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -71,9 +69,10 @@ func (n *Net) configure() {
 		s.MaxHeaderBytes = max(1, n.limits.HeaderBytes-4096)
 	}
 	if s.ErrorLog == nil {
-		s.ErrorLog = log.New(withoutHandshakes{slog.NewLogLogger(n.log.Handler(), slog.LevelWarn)}, "", 0)
+		s.ErrorLog = slog.NewLogLogger(n.log.Handler(), slog.LevelWarn)
 	}
 	s.ConnState = n.connState
+	n.context()
 	if most := n.limits.ConnectionRequests; most > 0 {
 		n.count(most)
 	}
@@ -82,18 +81,28 @@ func (n *Net) configure() {
 }
 
 // served is the key under which a connection's context has how many requests it has
-// served, an *atomic.Int64.
+// served, an *atomic.Int64, where those are bounded.
 type served struct{}
+
+// context has the contexts of connections made.
+func (n *Net) context() {
+	own := n.server.ConnContext
+	n.server.ConnContext = func(ctx context.Context, nc net.Conn) context.Context {
+		if _, seen := tracked(nc); own != nil {
+			ctx = own(ctx, seen)
+		}
+		if n.limits.ConnectionRequests > 0 {
+			ctx = context.WithValue(ctx, served{}, new(atomic.Int64))
+		}
+		if a, ok := nc.(*asked); ok {
+			a.ctx = ctx
+		}
+		return ctx
+	}
+}
 
 // count bounds the requests of each connection.
 func (n *Net) count(most int) {
-	own := n.server.ConnContext
-	n.server.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-		if own != nil {
-			ctx = own(ctx, c)
-		}
-		return context.WithValue(ctx, served{}, new(atomic.Int64))
-	}
 	handler := n.handler
 	n.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if so := r.Context().Value(served{}).(*atomic.Int64); so.Add(1) >= int64(most) && r.ProtoMajor == 1 {
@@ -105,11 +114,8 @@ func (n *Net) count(most int) {
 
 // connState follows the server's own states.
 func (n *Net) connState(nc net.Conn, s http.ConnState) {
-	inner := nc
-	if t, ok := nc.(*tls.Conn); ok {
-		inner = t.NetConn()
-	}
-	if c, ok := inner.(*conn); ok {
+	c, seen := tracked(nc)
+	if c != nil {
 		switch s {
 		case http.StateActive:
 			c.handle()
@@ -120,7 +126,7 @@ func (n *Net) connState(nc net.Conn, s http.ConnState) {
 		}
 	}
 	if n.state != nil {
-		n.state(nc, s)
+		n.state(seen, s)
 	}
 }
 

@@ -174,6 +174,82 @@ func TestProtocolOverTLS(t *testing.T) {
 	})
 }
 
+// A net/http server's own hooks see TLS as such, and its handler what was agreed on,
+// whichever HTTP is spoken.
+func TestHooksOverTLS(t *testing.T) {
+	t.Parallel()
+	type ours struct{}
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t)
+			var mu sync.Mutex
+			var states []http.ConnState
+			var conns []net.Conn
+			e := Server(&http.Server{
+				Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					server, _ := r.Context().Value(http.ServerContextKey).(*http.Server)
+					named, _ := r.Context().Value(ours{}).(string)
+					fmt.Fprintf(w, "%s %s %v %v", r.TLS.NegotiatedProtocol, named, server != nil, r.Context().Value(http.LocalAddrContextKey))
+				}),
+				ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+					_, is := c.(*tls.Conn)
+					return context.WithValue(ctx, ours{}, fmt.Sprint(is))
+				},
+				ConnState: func(c net.Conn, state http.ConnState) {
+					mu.Lock()
+					defer mu.Unlock()
+					states, conns = append(states, state), append(conns, c)
+				},
+			})
+			s.engine, s.tracker = e, e.tracker
+			s.keys = keysFor(t, "a.test")
+			s.start(config.HTTP{})
+			transport := &http.Transport{ForceAttemptHTTP2: protocol == "h2", TLSClientConfig: &tls.Config{RootCAs: trusted().Pool(), ServerName: "a.test", NextProtos: []string{protocol}}}
+			client := &http.Client{Transport: transport}
+			address := s.listener.Addr().String()
+			r, err := client.Get("https://" + address + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(r.Body)
+			r.Body.Close()
+			if want := protocol + " true true " + address; err != nil || string(body) != want {
+				t.Errorf("%q, %v; want %q", body, err, want)
+			}
+			q, err := http.NewRequest(http.MethodOptions, "https://"+address, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			q.URL.Opaque = "*"
+			if r, err = client.Do(q); err != nil {
+				t.Fatal(err)
+			}
+			body, err = io.ReadAll(r.Body)
+			r.Body.Close()
+			if r.StatusCode != 200 || len(body) > 0 || err != nil {
+				t.Errorf("OPTIONS *: %d %q, %v", r.StatusCode, body, err)
+			}
+			transport.CloseIdleConnections()
+			s.until("closed", func(n scoreboard.Snapshot) bool { return n.Connections == 0 })
+			s.drain()
+			if err := s.ends(s.shutdown(t.Context())); err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if len(states) == 0 || states[0] != http.StateNew || states[len(states)-1] != http.StateClosed {
+				t.Errorf("states: %v", states)
+			}
+			for _, c := range conns {
+				if _, is := c.(*tls.Conn); !is || c != conns[0] {
+					t.Errorf("a connection seen is %T, and another than the first: %v", c, c != conns[0])
+				}
+			}
+		})
+	}
+}
+
 func TestPlainTextToTLS(t *testing.T) {
 	bothOverTLS(t, config.HTTP{}, func(t *testing.T, s *server) {
 		c := s.dial()
@@ -432,7 +508,7 @@ func TestOneWriteForAnAnswer(t *testing.T) {
 func TestOneWriteForAFlush(t *testing.T) {
 	t.Parallel()
 	s := newServer(t)
-	body := strings.Repeat("0123456789", 180)
+	body := strings.Repeat("0123456789", 380)
 	s.engine = NetHTTP(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
 	c, writes := s.countWrites(body)
 	oneWrite(t, c, writes, body)
