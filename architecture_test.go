@@ -32,6 +32,7 @@ var floors = map[string]int{
 	"drover/master/usage":            3,
 	"drover/master/node":             3,
 	"drover/master/bus":              3,
+	"drover/master/trigger":          3,
 	"drover/worker":                  3,
 	"drover/worker/engine":           3,
 	"drover/worker/middleware":       3,
@@ -60,6 +61,8 @@ var only = map[string][]string{
 	"github.com/shirou/gopsutil/v3/process":   {"drover/master/usage"},
 	"github.com/coreos/go-systemd/v22/daemon": {"drover/master/notify"},
 	"github.com/DeRuina/timberjack":           {"drover/master/output"},
+	"github.com/fsnotify/fsnotify":            {"drover/master/trigger"},
+	"github.com/robfig/cron/v3":               {"drover/config"},
 	"github.com/spf13/cobra":                  {"drover/cmd/drover"},
 	"github.com/valyala/fasthttp":             {"drover", "drover/cmd/drover", "drover/worker/engine", "drover/worker/serve", "drover/worker/middleware", "drover/worker/body"},
 }

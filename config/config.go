@@ -138,6 +138,9 @@ type Config struct {
 
 	// Logs are the files that have what is printed.
 	Logs Logs
+
+	// Reload is when the app is reloaded without being asked to.
+	Reload Reload
 }
 
 // Node says how a Node.js program is run: one process in each slot, as a worker
@@ -366,6 +369,7 @@ func (c Config) WithDefaults() Config {
 	orDefault(&c.OrphanTimeout, 30*time.Second)
 	orDefault(&c.Logs.MaxSize, 100<<20)
 	orDefault(&c.Logs.Keep, 5)
+	orDefault(&c.Reload.Delay, 200*time.Millisecond)
 	c.HTTP = c.HTTP.WithDefaults()
 	if c.LogFormat == "" {
 		c.LogFormat = "text"
@@ -563,7 +567,7 @@ func (c Config) Check() error {
 			return wrong(d.field, "%v: want a duration of at least 0", d.value)
 		}
 	}
-	for _, err := range []error{CheckKind(c.Kind), CheckReady(c.Ready), CheckStopSignal(c.StopSignal), c.Node.Check(), c.HTTP.checkAccess(), c.Logs.check()} {
+	for _, err := range []error{CheckKind(c.Kind), CheckReady(c.Ready), CheckStopSignal(c.StopSignal), c.Node.Check(), c.HTTP.checkAccess(), c.Logs.check(), c.Reload.check()} {
 		if err != nil {
 			return err
 		}

@@ -78,6 +78,7 @@ func Load(path string) (*File, error) {
 		f.Serve.Root = filepath.Join(f.Dir, f.Serve.Root)
 	}
 	f.Logs = f.Logs.below(f.Dir)
+	f.Reload = f.Reload.below(f.Dir)
 	for i := range f.Listen {
 		f.Listen[i].TLS = f.Listen[i].TLS.Below(f.Dir)
 	}
@@ -143,6 +144,7 @@ func (r *reader) file(f *File, top ast.Node) {
 		"limits":         func(n ast.Node) { r.limits(&c.Limits, n) },
 		"http":           func(n ast.Node) { r.http(&c.HTTP, n) },
 		"logs":           func(n ast.Node) { r.logs(c, n) },
+		"reload":         func(n ast.Node) { r.reload(&c.Reload, n) },
 	})
 	if len(r.errs) > 0 {
 		return
@@ -438,6 +440,30 @@ func (r *reader) logs(c *Config, n ast.Node) {
 		"keep":       r.numberOr("keep", "all", -1, 1, math.MaxInt32, &l.Keep),
 	})
 	if err := l.check(); err != nil && len(r.errs) == before {
+		r.wrong(n, "%v", err)
+	}
+}
+
+func (r *reader) reload(into *Reload, n ast.Node) {
+	each := func(what, want string, check func(string) error, into *[]string) func(ast.Node) {
+		return r.list(what, want, func(n ast.Node) {
+			var one string
+			if r.str(what, want, &one, check)(n); one != "" {
+				*into = append(*into, one)
+			}
+		})
+	}
+	before := len(r.errs)
+	r.mapping(n, "reload", keys{
+		"cron": r.str("cron", "a time, such as \"0 3 * * *\"", &into.Cron, func(spec string) error {
+			_, err := ParseCron(spec)
+			return err
+		}),
+		"watch":  each("watch", "a list of files and directories, such as [src]", nil, &into.Watch),
+		"ignore": each("ignore", "a list of names or patterns, such as [\"*.log\"]", checkIgnore, &into.Ignore),
+		"delay":  r.duration("delay", false, &into.Delay),
+	})
+	if err := into.check(); err != nil && len(r.errs) == before {
 		r.wrong(n, "%v", err)
 	}
 }

@@ -56,6 +56,7 @@ http:
   crash_on_panic: true
 schedtrace: false
 logs: {format: json, file: all.log, out_file: out.log, error_file: err.log, max_size: 10MiB, keep: all}
+reload: {cron: "CRON_TZ=UTC 30 0 3 * * 1-5", watch: [src, a.json], ignore: ["*.log"], delay: 1s}
 limits: {max_memory: 512MiB, max_requests: 1000, max_age: 1h, request_timeout: 30s}
 `, File{Serve: &Serve{Root: "public"}, Config: Config{
 			Name: "api", Workers: 4, Procs: 2,
@@ -69,6 +70,7 @@ limits: {max_memory: 512MiB, max_requests: 1000, max_age: 1h, request_timeout: 3
 			Limits:       Limits{MaxMemory: 512 << 20, MaxRequests: 1000, MaxAge: time.Hour, RequestTimeout: 30 * time.Second},
 			LogFormat:    "json",
 			Logs:         Logs{File: "all.log", OutFile: "out.log", ErrorFile: "err.log", MaxSize: 10 << 20, Keep: -1},
+			Reload:       Reload{Cron: "CRON_TZ=UTC 30 0 3 * * 1-5", Watch: []string{"src", "a.json"}, Ignore: []string{"*.log"}, Delay: time.Second},
 		}}},
 		{"foreign", "run: [nginx]\nkind: foreign\nready: notify\nnonblocking: true\nstop_signal: QUIT", File{Run: []string{"nginx"}, Config: Config{Kind: "foreign", Ready: "notify", Nonblocking: true, StopSignal: "QUIT"}}},
 		{"Node", "run: [app.js, --port, 3]\nkind: node\nnode: {args: [--max-old-space-size=512, -r=x], scheduling: rr, steering: sticky, wait_ready: true, stop_by: INT, drain_header: true}",
@@ -275,6 +277,16 @@ var badFiles = []struct {
 	{"run: [./app]\nlogs: {keep: 3}", "2:7: logs: max_size or keep without a file: want file, out_file or error_file too"},
 	{"run: [./app]\nlogs: {file: a.log, keep: 0}", "2:27: keep is \"0\": want a number from 1 to 2147483647, or all"},
 	{"run: [./app]\nlogs: {file: [a]}", "2:14: file is a list: want a path"},
+	{"run: [./app]\nreload: {cron: 0 3 * *}", `2:16: cron: "0 3 * *": expected 5 to 6 fields, found 4: [0 3 * *]: want minute, hour, day of the month, month and day of the week, such as "0 3 * * *", or @daily`},
+	{"run: [./app]\nreload: {cron: 0 24 * * *}", `2:16: cron: "0 24 * * *": end of range (24) above maximum (23): 24: want minute, hour`},
+	{"run: [./app]\nreload: {cron: '@never'}", `2:16: cron: "@never": unrecognized descriptor: @never: want`},
+	{"run: [./app]\nreload: {cron: 0 0 30 2 *}", `2:16: cron: "0 0 30 2 *": there is no such day`},
+	{"run: [./app]\nreload: {cron: CRON_TZ=UTC}", `2:16: cron: "CRON_TZ=UTC": nothing follows the zone: want`},
+	{"run: [./app]\nreload: {cron: CRON_TZ=Mars 0 3 * * *}", `2:16: cron: "CRON_TZ=Mars 0 3 * * *": provided bad location Mars`},
+	{"run: [./app]\nreload: {watch: src}", `2:17: watch is "src": want a list of files and directories, such as [src]`},
+	{"run: [./app]\nreload: {watch: [src], ignore: ['[']}", `2:33: ignore: "[": want a name, or a pattern`},
+	{"run: [./app]\nreload: {delay: 1s}", "2:9: reload: ignore or delay without watch: want the files and directories that are looked at, such as watch: [src]"},
+	{"run: [./app]\nreload: {watch: [src], delay: -1s}", `2:31: delay is "-1s": want a duration of at least 0`},
 	{"run: [./app]\nlogs: json", "2:7: logs is \"json\": want a mapping"},
 	{"listen: [':1']\nserve:\nhttp: {header_bytes: 16}", "3:22: header_bytes is \"16\": want a size with its unit"},
 	{"listen: [':1']\nserve:\nhttp: {body_bytes: 4MB}", "3:20: body_bytes is \"4MB\": want a size with its unit, such as 512B, 16KiB, 4MiB or 1GiB, or off"},

@@ -329,6 +329,7 @@ func (m *Master) adopt(c config.Config) {
 	if c.Workers != m.config.Workers {
 		m.pending = append(m.pending, fleet.Scale{Workers: c.Workers})
 	}
+	m.rearm(m.config, c)
 	m.config = c
 	m.pending = append(m.pending, fleet.PolicyChanged{Policy: m.policy(c)})
 }

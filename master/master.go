@@ -31,6 +31,7 @@ import (
 	"drover/master/listen"
 	"drover/master/notify"
 	"drover/master/output"
+	"drover/master/trigger"
 	"drover/master/usage"
 )
 
@@ -95,6 +96,8 @@ type Master struct {
 	why         string // there are so many workers
 	stopping    bool
 	finish      *fleet.Finish
+	timetable   *trigger.Timetable
+	watcher     *trigger.Watcher
 	steering    steering
 	blocking    bool          // the listening sockets are: programs that do not know of drover have them
 	looked      time.Time     // when heartbeats were read last
@@ -213,6 +216,9 @@ func New(ctx context.Context, o Options) (_ *Master, err error) {
 		return nil, err
 	}
 	m.log = output.NewLogger(m.printed.log, m.printed.format)
+	if err = m.arm(m.config); err != nil {
+		return nil, err
+	}
 	m.bus = bus.New(func(slot int, life uint64) {
 		m.log.Warn(fmt.Sprintf("worker %d does not take its messages: %d MiB wait, and what comes beyond is dropped", slot, ipc.MaxOutbox>>20),
 			"event", "messages_dropped", "slot", slot, "life", life)
@@ -480,6 +486,9 @@ func (m *Master) Run(ctx context.Context) int {
 			m.urgeNode(time.Now())
 			m.tellService(time.Now())
 			m.tendKeys(time.Now())
+			if m.timetable.Due(time.Now()) {
+				m.reloadFor("it is time, by cron " + m.config.Reload.Cron)
+			}
 			slept := sys.Slept()
 			beats, missed := m.beats(time.Now())
 			m.step(fleet.Beats{List: beats, Slept: max(0, slept-m.slept)})
@@ -491,6 +500,10 @@ func (m *Master) Run(ctx context.Context) int {
 				pulse.Reset(calmPulse)
 			}
 			m.alert = missed
+		case path := <-m.watcher.Changed():
+			m.reloadFor(path + " has changed")
+		case err := <-m.watcher.Failed():
+			m.log.Error(err.Error(), "event", "watch", "error", err.Error())
 		case sig := <-m.opts.Signals:
 			m.obey(sig)
 		case <-stop:
@@ -638,6 +651,7 @@ func (m *Master) close() {
 	}
 	m.named.close()
 	m.watches.Wait()
+	m.watcher.Close()
 	if m.instance != nil {
 		m.instance.Release()
 	}

@@ -54,6 +54,7 @@ func (f *appFlags) add(cmd *cobra.Command, defaultListen []string) {
 	flags.DurationVar(&f.config.HangTimeout, "hang-timeout", 10*time.Second, "how long a worker may miss its heartbeat before it is replaced")
 	flags.DurationVar(&f.config.Drain, "drain", 30*time.Second, "how long a leaving worker may take to finish its requests")
 	flags.DurationVar(&f.config.StopDelay, "stop-delay", 0, "how long a stop serves on, with /healthz saying 503, before the listeners close")
+	flags.StringArrayVar(&f.config.Reload.Watch, "watch", nil, "reload when this file, or anything below this directory, has changed; for developing; may be given several times")
 	flags.StringVar(&f.config.LogFormat, "log-format", "text", "text or json")
 }
 

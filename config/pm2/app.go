@@ -377,13 +377,85 @@ func (c *conversion) restarts(name string) {
 	if v := c.take("stop_exit_codes"); v != nil {
 		c.note("stop_exit_codes", "drover restarts whatever the exit code: drover stop --name %s stops it", name)
 	}
-	switch v := text(c.take("cron_restart")); {
-	case v == "", v == "0":
+	c.reloads(once)
+}
+
+// reloads are the keys of what PM2 restarts for unasked; once says that the program
+// is to end.
+func (c *conversion) reloads(once bool) {
+	var lines []string
+	v := c.take("cron_restart")
+	switch cron := text(v); {
+	case v == nil, v == false, v == "", cron == "0":
+	case cron == "":
+		c.note("cron_restart", "it is %s: want a time as of crontab(5): left out", told(v))
 	case once:
-		c.note("cron_restart", "a job that ends needs no drover: its command into crontab(5), behind %s", v)
+		c.note("cron_restart", "a job that ends needs no drover: its command into crontab(5), behind %s", cron)
 	default:
-		c.note("cron_restart", "a line for crontab(5) does it, without losing a request: %s drover reload --name %s; or limits: {max_age: 24h}, worker after worker", v, name)
+		if _, err := config.ParseCron(cron); err != nil {
+			c.note("cron_restart", "%s: left out", strings.TrimPrefix(err.Error(), "cron: "))
+			break
+		}
+		lines = append(lines, "cron: "+scalar(cron))
 	}
+	var watch []string
+	switch v := c.take("watch"); v {
+	case nil, false, "false":
+	case true, "true":
+		watch = []string{"."}
+	default:
+		for _, p := range c.paths("watch", v) {
+			if at := strings.IndexAny(p, "*?[{"); at >= 0 {
+				dir := path.Dir(p[:at] + "x")
+				c.note("watch", "%q: all of %s is looked at: write what is not to be into ignore", p, dir)
+				p = dir
+			}
+			watch = append(watch, p)
+		}
+	}
+	ignore, delay := c.paths("ignore_watch", c.take("ignore_watch")), c.duration("watch_delay")
+	if len(watch) > 0 {
+		lines = append(lines, "watch: "+flow(watch))
+		var names []string
+		for _, p := range ignore {
+			p = strings.TrimPrefix(strings.TrimSuffix(strings.TrimSuffix(p, "/**"), "/"), "**/")
+			switch {
+			case p == "node_modules" || strings.HasPrefix(p, "."): // not looked at anyhow
+			case strings.ContainsAny(p, `\()|^$+{}[]`) || strings.Contains(p, "**") || p == "":
+				c.note("ignore_watch", "%q: here it is names and patterns such as *.log: left out", p)
+			default:
+				names = append(names, p)
+			}
+		}
+		if len(names) > 0 {
+			lines = append(lines, "ignore: "+flow(names))
+		}
+		if delay > 0 {
+			lines = append(lines, "delay: "+delay.String())
+		}
+	}
+	c.file.mapping("reload", lines)
+}
+
+// paths takes a key's path, or a list of them, without what stands for the directory
+// that they are in anyhow.
+func (c *conversion) paths(key string, v any) []string {
+	list, is := v.([]any)
+	if !is {
+		list = []any{v}
+	}
+	var out []string
+	for _, v := range list {
+		p := text(v)
+		switch {
+		case v == nil:
+		case p == "" || strings.ContainsRune(p, 0):
+			c.note(key, "it holds %s: want paths: left out", told(v))
+		default:
+			out = append(out, strings.TrimPrefix(p, "./"))
+		}
+	}
+	return out
 }
 
 // output are the keys of who the workers are, and of logs.
@@ -437,10 +509,7 @@ var said = map[string]struct {
 	anyhow any
 	why    string
 }{
-	"watch":         {false, "drover does not watch files: type drover reload after a change; for developing, node --watch does it without drover"},
-	"ignore_watch":  {nil, "it belongs to watch, which drover has not"},
-	"watch_delay":   {nil, "it belongs to watch, which drover has not"},
-	"watch_options": {nil, "it belongs to watch, which drover has not"},
+	"watch_options": {nil, "they are chokidar's: drover looks at files by inotify(7), and has watch, ignore and delay under reload"},
 
 	"time":            {true, "each line of drover's log has its time"},
 	"log_date_format": {nil, "drover's times are 15:04:05.000, in a file with the day before, and RFC 3339 with logs: {format: json}"},

@@ -90,26 +90,36 @@ logs:
 		{"what drover does otherwise", `{"script": "app.js", "exp_backoff_restart_delay": 100, "restart_delay": 0, "max_restarts": 10, "autorestart": true, "stop_exit_codes": [0],
 			"cron_restart": "0 3 * * *", "watch": ["src"], "ignore_watch": ["node_modules"], "out_file": "./out.log", "error_file": "/dev/null", "log_date_format": "HH:mm",
 			"increment_var": "PORT", "instance_var": "N", "vizion": false, "namespace": "default", "merge_logs": false, "post_update": ["npm i"], "colour": "red", "env_x": null}`, nil,
-			head("app") + one + "run: [app.js]\nkind: node\nnode:\n" + stopBy + "logs:\n  out_file: ./out.log\n", []string{
+			head("app") + one + "run: [app.js]\nkind: node\nnode:\n" + stopBy + "reload:\n  cron: \"0 3 * * *\"\n  watch: [src]\nlogs:\n  out_file: ./out.log\n", []string{
 				"exp_backoff_restart_delay: 100: drover restarts at once what had served for min_uptime, and else after 0, 25 ms, and so on, four times as long each time, up to 5 s",
 				"max_restarts: 10: drover gives up (exit code 3) only where no worker was ever ready; after that it never does, and waits longer instead",
 				"stop_exit_codes: drover restarts whatever the exit code: drover stop --name app stops it",
-				"cron_restart: a line for crontab(5) does it, without losing a request: 0 3 * * * drover reload --name app; or limits: {max_age: 24h}, worker after worker",
 				"merge_logs: PM2 has a file for each worker, such as out-0.log; here all write to one, with time and slot before each line",
 				"colour: unknown: left out",
-				"ignore_watch: it belongs to watch, which drover has not",
 				"increment_var: all workers have the same environment but for NODE_APP_INSTANCE, their slot: add that in the app; a port needs none, since workers share it",
 				"instance_var: drover gives each worker its slot in NODE_APP_INSTANCE, under no other name: read that",
 				"log_date_format: drover's times are 15:04:05.000, in a file with the day before, and RFC 3339 with logs: {format: json}",
 				"post_update: drover runs no commands: have the deploy run them, and then drover reload",
 				"vizion: it is about PM2 itself: nothing is to be done",
-				"watch: drover does not watch files: type drover reload after a change; for developing, node --watch does it without drover",
 			}},
 		{"other names of keys", `{"exec": "app.js", "interpreterArgs": "--inspect", "maxMemoryRestart": 1000, "cron": "@daily", "output": "a.log", "killTimeout": "1600", "user": "me", "script_": 1}`, nil,
-			head("app") + one + "run: [app.js]\nkind: node\nnode:\n  args: [--inspect]\n" + stopBy + "drain: 1.6s\nlimits:\n  max_memory: 1000B\nuser: me\nlogs:\n  out_file: a.log\n", []string{
-				"cron: a line for crontab(5) does it, without losing a request: @daily drover reload --name app; or limits: {max_age: 24h}, worker after worker",
+			head("app") + one + "run: [app.js]\nkind: node\nnode:\n  args: [--inspect]\n" + stopBy + "drain: 1.6s\nlimits:\n  max_memory: 1000B\nreload:\n  cron: \"@daily\"\nuser: me\nlogs:\n  out_file: a.log\n", []string{
 				"merge_logs: PM2 has a file for each worker, such as out-0.log; here all write to one, with time and slot before each line",
 				"script_: unknown: left out",
+			}},
+		{"watch", `{"script": "app.js", "watch": true, "ignore_watch": ["node_modules", "./logs/", "**/*.tmp", "public/**", "[\\/\\\\]\\./"], "watch_delay": 1000, "watch_options": {"usePolling": true}}`, nil,
+			head("app") + one + "run: [app.js]\nkind: node\nnode:\n" + stopBy + "reload:\n  watch: [.]\n  ignore: [logs, \"*.tmp\", public]\n  delay: 1s\n", []string{
+				`ignore_watch: "[\\/\\\\]\\.": here it is names and patterns such as *.log: left out`,
+				"watch_options: they are chokidar's: drover looks at files by inotify(7), and has watch, ignore and delay under reload",
+			}},
+		{"watch some", `{"script": "app.js", "watch": ["./src", "lib/**/*.js", 3, {}], "ignore_watch": "src/a.js"}`, nil,
+			head("app") + one + "run: [app.js]\nkind: node\nnode:\n" + stopBy + "reload:\n  watch: [src, lib, 3]\n  ignore: [src/a.js]\n", []string{
+				"watch: it holds an object: want paths: left out",
+				"watch: \"lib/**/*.js\": all of lib is looked at: write what is not to be into ignore",
+			}},
+		{"times that are none", `{"script": "app.js", "cron_restart": "0 3 * * 7", "watch": "false"}`, nil,
+			head("app") + one + "run: [app.js]\nkind: node\nnode:\n" + stopBy, []string{
+				"cron_restart: \"0 3 * * 7\": end of range (7) above maximum (6): 7: want minute, hour, day of the month, month and day of the week, such as \"0 3 * * *\", or @daily: left out",
 			}},
 		{"log files", `{"script": "app.js", "log_type": "json", "log_file": "~/all.log", "out_file": "NULL", "error_file": "e r.log", "merge_logs": true}`, nil,
 			head("app") + one + "run: [app.js]\nkind: node\nnode:\n" + stopBy + "logs:\n  format: json\n  error_file: \"e r.log\"\n  file: /home/me/all.log\n", nil},
@@ -126,6 +136,7 @@ logs:
 		{"all CPUs but one", `{"script": "app.js", "instances": -1}`, nil,
 			head("app") + "workers: 3\nrun: [app.js]\nkind: node\nnode:\n" + stopBy, []string{
 				"instances: -1 is written as 3, of the 4 CPUs here: change workers on a machine with another number"}},
+		{"as many as there are", `{"script": "app.js", "instances": -0}`, nil, head("app") + "workers: auto\nrun: [app.js]\nkind: node\nnode:\n" + stopBy, nil},
 		{"fork of one, as others are without a word", `{"script": "app.js", "exec_mode": "fork_mode", "instances": "1"}`, nil,
 			head("app") + one + "run: [app.js]\nkind: node\nnode:\n" + stopBy, []string{
 				"exec_mode: fork: the app is a worker of Node's cluster here, too: where it calls cluster.fork() itself, it no longer does, and workers: auto does it instead; where it never listens, it needs never_listens: true under node"}},
@@ -310,7 +321,7 @@ func FuzzConvert(f *testing.F) {
 	for _, seed := range []string{
 		`{"apps": [{"name": "a\u2028\u0085 b", "script": "app.js", "env": {"A": "\u0001\"\\\n é 😀 # : - ", "true": "no", "-": "1e3"}, "args": ["", "- ", "a, b", "%x", "&a", "*a", "!t"]}]}`,
 		`{"script": "npm start", "args": [1, true, null], "instances": -9, "cwd": "~", "uid": "\u0000", "kill_timeout": 1e14, "max_memory_restart": "0.3G"}`,
-		`[{"exec": "x y", "interpreter": "python@3", "node_args": "-r", "watch": {}, "deploy": 1}]`,
+		`[{"exec": "x y", "interpreter": "python@3", "node_args": "-r", "watch": {}, "cron": "TZ=x", "deploy": 1}, {"script": "a.js", "watch": ["a*", "\u0000", "[", ""], "ignore_watch": ["[", "", 3], "log_file": "\u0001", "cron_restart": "@every -1h"}]`,
 		`{"pm2": {"apps": [{"script": "a.ts", "exec_mode": 3, "port": "x", "env_production": []}]}, "deploy": {"production": {"env": {"A": [1]}}}}`,
 	} {
 		f.Add([]byte(seed))

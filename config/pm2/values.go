@@ -121,11 +121,10 @@ func (c *conversion) workers() string {
 	if v == nil {
 		return "1"
 	}
-	if v == "max" || text(v) == "0" {
-		return "auto"
-	}
 	n, err := strconv.Atoi(text(v))
 	switch {
+	case v == "max", err == nil && n == 0:
+		return "auto"
 	case err != nil:
 		c.note("instances", "it is %s: want a number or max: 1 is written", told(v))
 		return "1"
