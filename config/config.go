@@ -40,7 +40,8 @@ type Config struct {
 	Listen []Listen
 
 	// TrustedProxies are the networks and addresses of proxies before the app whose
-	// word on who the client is is believed, as Trust reads them. Nil is nobody.
+	// word on who the client is is believed, as Trust reads them: the access log then
+	// has the client that they name. Nil is nobody.
 	TrustedProxies []string
 
 	// Kind says what the program is: KindDrover, built on drover; KindForeign, any

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -60,12 +61,12 @@ func (c Config) ProxiesOf(name string) string {
 
 // CheckTrusted says what is wrong where trusted proxies are named that nobody asks for.
 func (f *File) CheckTrusted() error {
-	used := f.Serve != nil && len(f.Serve.Proxy) > 0
+	used := f.Serve != nil && (len(f.Serve.Proxy) > 0 || f.HTTP.AccessLog != "")
 	for _, l := range f.Listen {
 		used = used || l.ProxyProtocol
 	}
 	if len(f.TrustedProxies) > 0 && !used {
-		return wrong("trusted proxies", "%s: nothing here goes by them: want proxy of serve, or proxy_protocol of an address (--proxy, --proxy-protocol); a program reads X-Forwarded-For itself", strings.Join(f.TrustedProxies, ", "))
+		return wrong("trusted proxies", "%s: nothing here goes by them: want proxy or an access log of serve, or proxy_protocol of an address (--proxy, --proxy-protocol); a program reads X-Forwarded-For itself", strings.Join(f.TrustedProxies, ", "))
 	}
 	return nil
 }
@@ -97,37 +98,76 @@ func addressOf(peer net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// Client is who has sent a request that came from peer, with these fields
-// X-Forwarded-For, in their order: of a trusted proxy the rightmost address that is
-// no trusted proxy's; of anybody else peer's own, whatever the fields say. Of
-// entries that are no address it believes none, nor what is left of them. It is the
-// zero Addr where nobody knows: behind a unix socket.
-func (t Trusted) Client(peer net.Addr, forwardedFor ...string) netip.Addr {
+// PeerOf is the address of whoever has sent a request of net/http's, by its RemoteAddr.
+func PeerOf(remote string) net.Addr {
+	if a, err := netip.ParseAddrPort(remote); err == nil {
+		return net.TCPAddrFromAddrPort(a)
+	}
+	return &net.UnixAddr{Name: remote, Net: "unix"}
+}
+
+// Client is who has sent a request that came from peer, whose header has such fields of
+// a name, in their order. Of a trusted proxy it is the rightmost address that is no
+// trusted proxy's of X-Forwarded-For, or, without that field, of Forwarded (RFC 7239,
+// section 5.2); of anybody else peer's own, whatever the fields say. Of entries that are
+// no address it believes none, nor what is left of them. It is the zero Addr where
+// nobody knows: behind a unix socket.
+func (t Trusted) Client(peer net.Addr, fields func(name string) []string) netip.Addr {
 	client := addressOf(peer)
 	if !t.Has(peer) {
 		return client
 	}
-	for i := len(forwardedFor) - 1; i >= 0; i-- {
-		for rest := forwardedFor[i]; ; {
-			at := strings.LastIndexByte(rest, ',')
-			a, ok := forwarded(rest[at+1:])
-			if !ok {
-				return client
-			}
-			if client = a; !t.has(a) {
-				return client
-			}
-			if at < 0 {
-				break
-			}
-			rest = rest[:at]
+	entries := fields("X-Forwarded-For")
+	if len(entries) > 0 {
+		entries = strings.Split(strings.Join(entries, ","), ",")
+	} else {
+		entries = forwardedFor(strings.Join(fields("Forwarded"), ","))
+	}
+	for _, entry := range slices.Backward(entries) {
+		a, ok := forwarded(entry)
+		if !ok {
+			return client
+		}
+		if client = a; !t.has(a) {
+			return client
 		}
 	}
 	return client
 }
 
-// forwarded reads an entry of X-Forwarded-For: an address; some proxies put its port
-// behind it, and brackets around one of IPv6.
+// forwardedFor are the nodes of a Forwarded field, one for each proxy; "" of one that
+// names none (RFC 7239, section 4).
+func forwardedFor(field string) (nodes []string) {
+	node, begin, quoted := "", 0, false
+	pair := func(text string) {
+		name, value, _ := strings.Cut(strings.Trim(text, " \t"), "=")
+		if strings.EqualFold(name, "for") {
+			node = strings.Trim(value, `"`) // none has a quoted '"'
+		}
+	}
+	for i := range len(field) {
+		switch c := field[i]; {
+		case c == '\\' && quoted:
+			return nil // so is no address escaped, and where the string ends is a proxy's guess
+		case c == '"':
+			quoted = !quoted
+		case quoted, c != ',' && c != ';':
+		default:
+			pair(field[begin:i])
+			if begin = i + 1; c == ',' {
+				nodes, node = append(nodes, node), ""
+			}
+		}
+	}
+	if field == "" || quoted {
+		return nil
+	}
+	pair(field[begin:])
+	return append(nodes, node)
+}
+
+// forwarded reads an entry of X-Forwarded-For, or a node of Forwarded: an address; there
+// may be its port behind it, and brackets around one of IPv6.
 func forwarded(entry string) (netip.Addr, bool) {
 	entry = strings.Trim(entry, " \t")
 	if a, err := netip.ParseAddr(entry); err == nil {

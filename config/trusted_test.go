@@ -2,6 +2,7 @@ package config
 
 import (
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -36,15 +37,47 @@ func TestClient(t *testing.T) {
 		{"192.0.2.9", "203.0.113.7", "203.0.113.7"},
 	} {
 		peer := &net.TCPAddr{IP: net.ParseIP(c.peer), Port: 1}
-		if got := trusted.Client(peer, strings.Split(c.xff, "|")...); c.xff == "" && trusted.Client(peer).String() != c.want || c.xff != "" && got.String() != c.want {
+		header := http.Header{"Forwarded": {"for=8.8.4.4"}} // which nobody asks where there is the other
+		if c.xff != "" {
+			header["X-Forwarded-For"] = strings.Split(c.xff, "|")
+		} else {
+			header.Del("Forwarded")
+		}
+		if got := trusted.Client(peer, header.Values); got.String() != c.want {
 			t.Errorf("of %s with %q: %v, want %s", c.peer, c.xff, got, c.want)
 		}
 	}
-	unix := &net.UnixAddr{Name: "@", Net: "unix"}
-	if got := trusted.Client(unix, "203.0.113.7"); got.IsValid() {
+	unix := PeerOf("@")
+	header := http.Header{"X-Forwarded-For": {"203.0.113.7"}}
+	if got := trusted.Client(unix, header.Values); got.IsValid() {
 		t.Errorf("of a unix socket that is not trusted: %v, want none", got)
 	}
-	if trusted, err = Trust("unix"); err != nil || trusted.Client(unix, "203.0.113.7").String() != "203.0.113.7" {
-		t.Errorf("of one that is: %v, %v", trusted.Client(unix, "203.0.113.7"), err)
+	if trusted, err = Trust("unix"); err != nil || trusted.Client(unix, header.Values).String() != "203.0.113.7" {
+		t.Errorf("of one that is: %v, %v", trusted.Client(unix, header.Values), err)
+	}
+}
+
+func TestClientByForwarded(t *testing.T) {
+	trusted, err := Trust("10.0.0.0/8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for field, want := range map[string]string{ // fields, with '|' between them
+		`for=203.0.113.7`: "203.0.113.7",
+		`For="203.0.113.7:1234";proto=https;host="a,b;for=8.8.8.8"`: "203.0.113.7",
+		`for="[2001:db8::7]:1234" , by=10.1.1.2 ; for=10.1.1.1`:     "2001:db8::7",
+		`for=8.8.8.8, for=203.0.113.7|proto=http;FOR="10.2.2.2"`:    "203.0.113.7",
+		`for=8.8.8.8, for=unknown, for=10.2.2.2`:                    "10.2.2.2",
+		`for=8.8.8.8, for=_hidden`:                                  "10.1.1.1",
+		`for=8.8.8.8, proto=http`:                                   "10.1.1.1",
+		`for=8.8.8.8,`:                                              "10.1.1.1",
+		`for="8.8.8.8`:                                              "10.1.1.1",
+		`host="\", for=8.8.8.8`:                                     "10.1.1.1",
+		``:                                                          "10.1.1.1",
+	} {
+		header := http.Header{"Forwarded": strings.Split(field, "|")}
+		if got := trusted.Client(PeerOf("10.1.1.1:80"), header.Values); got.String() != want {
+			t.Errorf("%s: %v, want %s", field, got, want)
+		}
 	}
 }

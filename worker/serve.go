@@ -46,6 +46,13 @@ func (w *Worker) Serve(e Engine) error {
 	}
 	if ok {
 		attached.Attach(w.board, w.config.HTTP, w.draining, w.log)
+		if t, ok := e.(interface{ Trust(config.Trusted) }); ok {
+			trusted, err := config.Trust(w.config.TrustedProxies...)
+			if err != nil {
+				return err
+			}
+			t.Trust(trusted)
+		}
 	}
 	served := make(chan error)
 	running := 0

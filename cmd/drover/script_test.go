@@ -457,10 +457,14 @@ var client = http.Client{Transport: &http.Transport{
 	},
 }}
 
-func fetch(ctx context.Context, url string) (int, string, error) {
+func fetch(ctx context.Context, url string, fields ...string) (int, string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, "", err
+	}
+	for _, field := range fields {
+		name, value, _ := strings.Cut(field, ": ")
+		req.Header.Add(name, value)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -480,13 +484,13 @@ func wantedStatus(ts *testscript.TestScript, args []string) int {
 	return want
 }
 
-// get asks for a URL, checks the status of the answer, 200 unless told, and
-// prints its body. Negated, it wants no answer at all.
+// get asks for a URL, with fields in its header, checks the status of the answer, 200
+// unless told, and prints its body. Negated, it wants no answer at all.
 func get(ts *testscript.TestScript, neg bool, args []string) {
-	check(ts, false, args, 1, 2, "[!] get URL [STATUS]")
+	check(ts, false, args, 1, 9, "[!] get URL [STATUS ['NAME: VALUE'...]]")
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	code, body, err := fetch(ctx, args[0])
+	code, body, err := fetch(ctx, args[0], args[min(2, len(args)):]...)
 	fmt.Fprint(ts.Stdout(), body)
 	switch want := wantedStatus(ts, args); {
 	case neg && !errors.Is(err, syscall.ECONNREFUSED):

@@ -370,7 +370,7 @@ func serveAsWorker() error {
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
 		return fmt.Errorf("%s: %w", servingEnv, err)
 	}
-	return drover.Run(context.Background(), drover.Config{HTTP: s.HTTP}, func(w *drover.Worker) error {
+	return drover.Run(context.Background(), drover.Config{HTTP: s.HTTP, TrustedProxies: s.Trusted}, func(w *drover.Worker) error {
 		trusted, err := config.Trust(s.Trusted...)
 		if err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"strconv"
 	"sync"
@@ -26,6 +27,8 @@ type accessLog struct {
 	sample uint32 // of so many in 2^32 requests, at most; MaxUint32 is all
 	path   string // "" is the standard output, which is the master's log
 	log    *slog.Logger
+	// trusted are proxies that name the client.
+	trusted config.Trusted
 
 	mu      sync.Mutex // appending a line takes less than a microsecond
 	lines   []byte
@@ -51,12 +54,12 @@ const (
 
 // newAccessLog begins a log, or gives nil where there is to be none. Its error says
 // what is wrong with the file.
-func newAccessLog(c config.HTTP, log *slog.Logger) (*accessLog, error) {
+func newAccessLog(c config.HTTP, trusted config.Trusted, log *slog.Logger) (*accessLog, error) {
 	if c.AccessLog == "" {
 		return nil, nil
 	}
 	a := &accessLog{
-		json: c.AccessLog == config.AccessJSON, sample: math.MaxUint32, path: c.AccessFile, log: log,
+		json: c.AccessLog == config.AccessJSON, sample: math.MaxUint32, path: c.AccessFile, log: log, trusted: trusted,
 		some: make(chan struct{}, 1), many: make(chan struct{}, 1), ending: make(chan struct{}), written: make(chan struct{}),
 	}
 	if c.AccessSample > 0 && c.AccessSample < 1 {
@@ -183,8 +186,17 @@ func (a *accessLog) fast(ctx *fasthttp.RequestCtx, status int, bytes int64) {
 	if ctx.Response.IsBodyStream() && ctx.Response.Header.ContentLength() < 0 {
 		bytes = -1
 	}
+	remote := ctx.RemoteAddr()
+	if a.trusted.Has(remote) {
+		remote = a.client(remote, func(name string) (values []string) {
+			for _, v := range h.PeekAll(name) {
+				values = append(values, string(v))
+			}
+			return values
+		})
+	}
 	a.put(&entry{
-		at: ctx.Time(), took: time.Since(ctx.Time()), remote: ctx.RemoteAddr(), method: h.Method(), target: h.RequestURI(), protocol: h.Protocol(),
+		at: ctx.Time(), took: time.Since(ctx.Time()), remote: remote, method: h.Method(), target: h.RequestURI(), protocol: h.Protocol(),
 		host: h.Host(), referer: h.Referer(), agent: h.UserAgent(), requestID: ctx.Response.Header.Peek(RequestIDHeader), trace: h.Peek("Traceparent"),
 		status: status, bytes: bytes,
 	})
@@ -195,18 +207,21 @@ func (a *accessLog) net(r *http.Request, answer http.Header, begun time.Time, st
 	if !a.chosen() {
 		return
 	}
+	remote := config.PeerOf(r.RemoteAddr)
+	if a.trusted.Has(remote) {
+		remote = a.client(remote, r.Header.Values)
+	}
 	a.put(&entry{
-		at: begun, took: time.Since(begun), remote: textAddr(r.RemoteAddr), method: []byte(r.Method), target: []byte(r.RequestURI), protocol: []byte(r.Proto),
+		at: begun, took: time.Since(begun), remote: remote, method: []byte(r.Method), target: []byte(r.RequestURI), protocol: []byte(r.Proto),
 		host: []byte(r.Host), referer: []byte(r.Referer()), agent: []byte(r.UserAgent()), requestID: []byte(answer.Get(RequestIDHeader)), trace: []byte(r.Header.Get("Traceparent")),
 		status: status, bytes: bytes,
 	})
 }
 
-// textAddr is an address as net/http has it.
-type textAddr string
-
-func (textAddr) Network() string  { return "tcp" }
-func (a textAddr) String() string { return string(a) }
+// client is who a line is to name for a request that came from a proxy.
+func (a *accessLog) client(peer net.Addr, fields func(name string) []string) net.Addr {
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(a.trusted.Client(peer, fields), 0))
+}
 
 // put puts a line into the buffer.
 func (a *accessLog) put(e *entry) {
@@ -239,15 +254,9 @@ func nudge(c chan struct{}) {
 
 // appendAddress appends a client's IP address, or "-" for one without.
 func appendAddress(b []byte, addr net.Addr) []byte {
-	switch t := addr.(type) {
-	case nil:
-	case *net.TCPAddr:
+	if t, ok := addr.(*net.TCPAddr); ok {
 		if ip := t.AddrPort().Addr().Unmap(); ip.IsValid() {
 			return ip.AppendTo(b)
-		}
-	default:
-		if host, _, err := net.SplitHostPort(t.String()); err == nil && host != "" {
-			return append(b, host...)
 		}
 	}
 	return append(b, '-')

@@ -112,6 +112,33 @@ func TestAccessLogAsCombined(t *testing.T) {
 	})
 }
 
+// The client that a trusted proxy names is who the line is about, and nobody's word else.
+func TestAccessLogBehindAProxy(t *testing.T) {
+	for _, e := range engines {
+		for proxy, want := range map[string]string{"127.0.0.0/8": "203.0.113.7", "10.0.0.0/8": "127.0.0.1"} {
+			t.Run(e.name+", "+proxy, func(t *testing.T) {
+				path := filepath.Join(t.TempDir(), "access.log")
+				s := newServer(t)
+				s.engine, s.tracker = e.make(s)
+				trusted, err := config.Trust(proxy)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.engine.(interface{ Trust(config.Trusted) }).Trust(trusted)
+				s.start(config.HTTP{AccessLog: config.AccessCombined, AccessFile: path})
+				c := s.dial()
+				c.want("GET /hello HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 8.8.8.8\r\nX-Forwarded-For: 203.0.113.7, 127.0.0.9\r\n\r\n", 200, "hello")
+				c.want("GET /hello HTTP/1.1\r\nHost: a\r\nForwarded: for=203.0.113.7\r\n\r\n", 200, "hello")
+				for _, line := range logged(t, path, 2) {
+					if !strings.HasPrefix(line, want+" - ") {
+						t.Errorf("%q, want %s", line, want)
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestAccessLogThatCannotBe(t *testing.T) {
 	s := newServer(t)
 	f := FastHTTP(s.fast)
@@ -167,7 +194,7 @@ func TestAccessSample(t *testing.T) {
 
 func TestAddresses(t *testing.T) {
 	for want, addr := range map[string]net.Addr{
-		"127.0.0.1": &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, "::1": textAddr("[::1]:80"), "2001:db8::1": &net.TCPAddr{IP: net.ParseIP("2001:db8::1")},
+		"127.0.0.1": &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, "::1": config.PeerOf("[::1]:80"), "2001:db8::1": &net.TCPAddr{IP: net.ParseIP("2001:db8::1")},
 		"-": &net.UnixAddr{Name: "@"},
 	} {
 		if got := string(appendAddress(nil, addr)); got != want {

@@ -19,8 +19,10 @@ import (
 // base is what both engines have.
 type base struct {
 	*tracker
-	log   *slog.Logger
-	setup sync.Once // fills the server's settings in, before the first Serve
+	log *slog.Logger
+	// trusted are proxies before the engine, whose clients the access log is to have.
+	trusted config.Trusted
+	setup   sync.Once // fills the server's settings in, before the first Serve
 
 	access   *accessLog // nil: none
 	setupErr error      // what setup found
@@ -37,6 +39,10 @@ func (b *base) Attach(board *scoreboard.Board, limits config.HTTP, draining <-ch
 	b.board, b.limits, b.draining, b.log = board, limits.WithDefaults(), draining, log
 	board.Count()
 }
+
+// Trust says which proxies' word on who the client is is believed. It is called before
+// Serve, if at all: nobody's.
+func (b *base) Trust(proxies config.Trusted) { b.trusted = proxies }
 
 // RequestIDHeader is the field by which an answer names its request, where a
 // middleware has named it.

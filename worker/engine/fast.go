@@ -87,7 +87,7 @@ func (f *Fast) configure() {
 		f.part = 4096 // fasthttp/server.go, defaultWriteBufferSize
 	}
 	s.Handler = f.handle
-	f.access, f.setupErr = newAccessLog(f.limits, f.log)
+	f.access, f.setupErr = newAccessLog(f.limits, f.trusted, f.log)
 }
 
 // handle is around each request.

@@ -77,7 +77,7 @@ func (n *Net) configure() {
 		n.count(most)
 	}
 	s.Handler = http.HandlerFunc(n.handle)
-	n.access, n.setupErr = newAccessLog(n.limits, n.log)
+	n.access, n.setupErr = newAccessLog(n.limits, n.trusted, n.log)
 }
 
 // served is the key under which a connection's context has how many requests it has

@@ -98,7 +98,7 @@ func FastRequestID(trusted config.Trusted, next fasthttp.RequestHandler) fasthtt
 // NetRequestID does as FastRequestID, for net/http.
 func NetRequestID(trusted config.Trusted, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		id, trace, keepState := identity(r.Header.Get(requestID), r.Header.Get(traceparent), trusted.Has(peerOf(r)))
+		id, trace, keepState := identity(r.Header.Get(requestID), r.Header.Get(traceparent), trusted.Has(config.PeerOf(r.RemoteAddr)))
 		r.Header.Set(requestID, id)
 		r.Header.Set(traceparent, trace)
 		if !keepState {

@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -198,7 +197,7 @@ func rooted(path string) string {
 // forward says in a request's header who the client is, and what it has asked of
 // whom.
 func (p *Proxy) forward(in *http.Request, h http.Header) {
-	peer := peerOf(in)
+	peer := config.PeerOf(in.RemoteAddr)
 	proto := "http"
 	if in.TLS != nil {
 		proto = "https"
@@ -249,14 +248,6 @@ func quoted(s string) string {
 		s = strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s)
 	}
 	return `"` + s + `"`
-}
-
-// peerOf is the address that a request came from.
-func peerOf(r *http.Request) net.Addr {
-	if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		return net.TCPAddrFromAddrPort(a)
-	}
-	return &net.UnixAddr{Name: r.RemoteAddr, Net: "unix"}
 }
 
 // upgrade closes a connection that is none of HTTP any more when the drain begins:
