@@ -6,12 +6,14 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"drover/config"
 	"drover/internal/sys"
 	wire "drover/ipc/node"
+	"drover/master/admin"
 	"drover/master/fleet"
 	"drover/master/node"
 )
@@ -32,6 +34,9 @@ type nodeApp struct {
 
 	requests  int // for metrics, so far
 	gathering map[int]*gathering
+
+	listeners map[chan<- admin.Message]bool // who reads what is told to the primary
+	dropped   uint64                        // messages of lives that are gone
 }
 
 // nodeLife is what the loop knows of a Node life.
@@ -50,6 +55,8 @@ type nodeLife struct {
 	said     int             // objections that were logged
 	sends    bool            // it sends messages to its primary, which was told
 	full     bool            // messages to it were dropped, which was told
+	dropped  uint64          // messages to it, or of it to nobody
+	waiting  atomic.Int64    // bytes in out; its writer takes them off
 	adapters map[string]bool // of Socket.IO's, by their names
 }
 
@@ -85,6 +92,7 @@ func newNodeApp(c config.Config, given int) *nodeApp {
 		stuck:   map[socketAt]time.Time{},
 
 		gathering: map[int]*gathering{},
+		listeners: map[chan<- admin.Message]bool{},
 	}
 }
 
@@ -123,6 +131,7 @@ func (m *Master) attendNode(l *life) {
 			if broken == nil { // else the worker is gone: its reader notices
 				broken = n.channel.Write(s.Line, s.FD)
 			}
+			n.waiting.Add(-int64(len(s.Line)))
 		}
 		n.channel.Close()
 	}()
@@ -179,6 +188,7 @@ func (m *Master) lostNode(l *life) {
 func (m *Master) endedNode(l *life) {
 	m.primaryStep(node.Gone{Worker: l.worker()})
 	l.node.ended = true
+	m.node.dropped += l.node.dropped
 	l.node.channel.Close() // its writer may wait there
 	close(l.node.out)
 }
@@ -247,6 +257,7 @@ func (m *Master) writeNode(s node.Send) {
 	if l == nil || l.node.ended || l.node.deaf {
 		return
 	}
+	l.node.waiting.Add(int64(len(s.Line)))
 	select {
 	case l.node.out <- s:
 	default:

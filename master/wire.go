@@ -79,6 +79,9 @@ func (m *Master) status(now time.Time) admin.Status {
 		s.Slots = append(s.Slots, row)
 	}
 	total := scoreboard.Totals{Dropped: m.bus.DroppedByThePast()}
+	if m.node != nil {
+		total.Dropped += m.node.dropped
+	}
 	for _, t := range m.totals {
 		total.Merge(*t)
 	}
@@ -93,6 +96,9 @@ func (m *Master) status(now time.Time) admin.Status {
 		}
 		total.Add(b)
 		dropped := m.bus.Dropped(uint64(life.ID))
+		if l.node != nil {
+			dropped += l.node.dropped
+		}
 		total.Dropped += dropped
 		row := admin.Worker{
 			Slot: life.Slot, ID: uint64(life.ID), PID: life.PID, Generation: life.Generation, State: life.State.String(),

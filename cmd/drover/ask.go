@@ -218,6 +218,48 @@ func scaleCommand() *cobra.Command {
 		})
 }
 
+func sendCommand() *cobra.Command {
+	slot := -1
+	cmd := asking("send MESSAGE", "Send a message, a JSON value, to the Node workers of an app", takes(1, 1, "a message"),
+		func(cmd *cobra.Command, c *admin.Client, args []string) error {
+			if cmd.Flags().Changed("slot") && slot < 0 {
+				return usage(fmt.Errorf("--slot %d: want a slot's number, such as 0 (drover status lists them)", slot))
+			}
+			value, err := admin.Compact([]byte(args[0]))
+			if err != nil {
+				return usage(err)
+			}
+			return c.Send(cmd.Context(), slot, value)
+		})
+	cmd.Flags().IntVar(&slot, "slot", -1, "only to the worker that serves this slot")
+	return cmd
+}
+
+func messagesCommand() *cobra.Command {
+	most := 0
+	cmd := asking("messages", "Print what the Node workers of an app send to their primary, until it ends", takes(0, 0, "no argument"),
+		func(cmd *cobra.Command, c *admin.Client, _ []string) error {
+			lines := json.NewEncoder(cmd.OutOrStdout())
+			lines.SetEscapeHTML(false)
+			printed := 0
+			err := c.Messages(cmd.Context(), func(m admin.Message) error {
+				if err := lines.Encode(m); err != nil {
+					return err
+				}
+				if printed++; printed == most {
+					return io.EOF
+				}
+				return nil
+			})
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		})
+	cmd.Flags().IntVarP(&most, "number", "n", 0, "end after so many; 0 is none")
+	return cmd
+}
+
 func stopCommand() *cobra.Command {
 	return asking("stop", "Stop an app; what it has accepted is answered first", takes(0, 0, "no argument"),
 		func(cmd *cobra.Command, c *admin.Client, _ []string) error {

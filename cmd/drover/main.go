@@ -62,7 +62,7 @@ restarts what crashes and reloads without losing a request.`,
 		return usage(fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath()))
 	})
 	root.Flags().StringVarP(&path, "config", "c", "", "run what this file says, such as drover.yaml")
-	root.AddCommand(serveCommand(), runCommand(), checkCommand(), importCommand(), listCommand(), statusCommand(), reloadCommand(), restartCommand(), scaleCommand(), stopCommand())
+	root.AddCommand(serveCommand(), runCommand(), checkCommand(), importCommand(), listCommand(), statusCommand(), reloadCommand(), restartCommand(), scaleCommand(), sendCommand(), messagesCommand(), stopCommand())
 	return root.Execute()
 }
 

@@ -2,7 +2,9 @@ package admin
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"os"
@@ -25,6 +27,7 @@ type fake struct {
 	reload  chan error
 	slot    chan int
 	stopped chan struct{}
+	sent    chan string
 }
 
 func (f *fake) Status(context.Context) (Status, error) { return f.status, nil }
@@ -39,6 +42,18 @@ func (f *fake) Scale(_ context.Context, workers int) error {
 	return nil
 }
 func (f *fake) Stop(context.Context) error { close(f.stopped); return nil }
+func (f *fake) Send(_ context.Context, slot int, value json.RawMessage) error {
+	f.sent <- fmt.Sprintf("%d %s", slot, value)
+	return nil
+}
+func (f *fake) Messages(ctx context.Context, each func(Message) error) error {
+	for value := range f.sent {
+		if err := each(Message{Slot: 1, ID: 2, PID: 3, Message: json.RawMessage(value)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func serve(t *testing.T, dir, name string) *fake {
 	t.Helper()
@@ -50,7 +65,7 @@ func serve(t *testing.T, dir, name string) *fake {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fake{status: Status{Name: name, PID: 7}, reload: make(chan error, 1), slot: make(chan int, 1), stopped: make(chan struct{})}
+	f := &fake{status: Status{Name: name, PID: 7}, reload: make(chan error, 1), slot: make(chan int, 1), sent: make(chan string, 3), stopped: make(chan struct{})}
 	s := Serve(l, f)
 	t.Cleanup(func() { s.Close(time.Second); inst.Release() })
 	return f
@@ -183,5 +198,38 @@ func TestSuccessorFindsTheOrphans(t *testing.T) {
 	reused := Process{PID: living.Process.Pid, Start: 1}
 	if reused.Alive() {
 		t.Error("a process with another start time is taken for the recorded one")
+	}
+}
+
+func TestMessages(t *testing.T) {
+	dir := t.TempDir()
+	f := serve(t, dir, "api")
+	c, err := Dial(dir, "api")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for value, want := range map[string]string{`{"a": [1, "b"]}`: `3 {"a":[1,"b"]}`, "\"é\"\n": `3 "é"`} {
+		if err := c.Send(t.Context(), 3, []byte(value)); err != nil || <-f.sent != want {
+			t.Errorf("%s: %v", value, err)
+		}
+	}
+	if err := c.Send(t.Context(), -1, []byte("1")); err != nil || <-f.sent != "-1 1" {
+		t.Error(err)
+	}
+	for value, want := range map[string]string{"hello": `"hello" is no JSON`, "": `"" is no JSON`, "1 2": `"1 2" is no JSON`, strings.Repeat("1", maxMessage+1): "more than 4 MiB"} {
+		if err := c.Send(t.Context(), 0, []byte(value)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.20s: %v", value, err)
+		}
+	}
+	f.sent <- `"<one>"`
+	f.sent <- `2`
+	close(f.sent)
+	var got []string
+	err = c.Messages(t.Context(), func(m Message) error {
+		got = append(got, fmt.Sprintf("%d %d %d %s", m.Slot, m.ID, m.PID, m.Message))
+		return nil
+	})
+	if want := []string{`1 2 3 "<one>"`, "1 2 3 2"}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%q, %v, want %q", got, err, want)
 	}
 }

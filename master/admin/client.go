@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -99,10 +100,61 @@ func (c *Client) Stop(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/stop", nil)
 }
 
-func (c *Client) call(ctx context.Context, method, path string, answer any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+"drover"+path, nil)
+// Send sends a message, a JSON value, to the Node worker that serves a slot, or to
+// all with a negative one.
+func (c *Client) Send(ctx context.Context, slot int, value []byte) error {
+	path := "/v1/send"
+	if slot >= 0 {
+		path += "?slot=" + strconv.Itoa(slot)
+	}
+	resp, err := c.ask(ctx, http.MethodPost, path, bytes.NewReader(value))
+	if err == nil {
+		resp.Body.Close()
+	}
+	return err
+}
+
+// Messages calls each with what Node workers tell their primary from now on, until
+// the app or ctx ends, or each returns an error, which it returns.
+func (c *Client) Messages(ctx context.Context, each func(Message) error) error {
+	resp, err := c.ask(ctx, http.MethodGet, "/v1/messages", nil)
 	if err != nil {
 		return err
+	}
+	defer resp.Body.Close()
+	for lines := json.NewDecoder(resp.Body); ; {
+		var m Message
+		if err := lines.Decode(&m); errors.Is(err, io.EOF) || ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read the messages of drover %q: %w", c.Name, err)
+		}
+		if err := each(m); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Client) call(ctx context.Context, method, path string, answer any) error {
+	resp, err := c.ask(ctx, method, path, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if answer == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
+		return fmt.Errorf("read the answer of drover %q: %w", c.Name, err)
+	}
+	return nil
+}
+
+// ask gives an answer that is a good one, whose body the caller closes.
+func (c *Client) ask(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+"drover"+path, body)
+	if err != nil {
+		return nil, err
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -113,21 +165,15 @@ func (c *Client) call(ctx context.Context, method, path string, answer any) erro
 		if errors.Is(err, io.EOF) {
 			err = fmt.Errorf("drover %q ended before it answered", c.Name)
 		}
-		return err
+		return nil, err
 	}
-	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
+		defer resp.Body.Close()
 		var p problem
 		if err := json.NewDecoder(resp.Body).Decode(&p); err != nil || p.Error == "" {
-			return fmt.Errorf("drover %q answered %s", c.Name, resp.Status)
+			return nil, fmt.Errorf("drover %q answered %s", c.Name, resp.Status)
 		}
-		return errors.New(p.Error)
+		return nil, errors.New(p.Error)
 	}
-	if answer == nil {
-		return nil
-	}
-	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
-		return fmt.Errorf("read the answer of drover %q: %w", c.Name, err)
-	}
-	return nil
+	return resp, nil
 }

@@ -1,10 +1,12 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -24,7 +26,15 @@ type Master interface {
 	Restart(ctx context.Context, slot int) error
 	Scale(ctx context.Context, workers int) error
 	Stop(context.Context) error // returns when the stop has begun
+	// Send sends a message to the Node worker that serves a slot, or to all with -1.
+	Send(ctx context.Context, slot int, value json.RawMessage) error
+	// Messages calls each with what Node workers tell their primary, until ctx or the
+	// app ends, or each returns an error.
+	Messages(ctx context.Context, each func(Message) error) error
 }
+
+// maxMessage bounds a message that is sent to Node workers, in bytes.
+const maxMessage = 4 << 20
 
 // Server serves a control socket until Close.
 type Server struct {
@@ -40,6 +50,9 @@ type Server struct {
 //	POST /v1/restart?slot=N        204 when slot N has a new worker
 //	POST /v1/scale?workers=N       204 when N workers serve
 //	POST /v1/stop                  202 when the stop has begun
+//	POST /v1/send?slot=N           204 when the body, a JSON value, is on its way to slot N's
+//	                               Node worker; without slot to all
+//	GET  /v1/messages              200 with a Message a line, as they come, to the app's end
 //
 // What could not be done is 409 with {"error": why}; other users get 403.
 func Serve(l net.Listener, m Master) *Server {
@@ -89,6 +102,40 @@ func Serve(l net.Listener, m Master) *Server {
 		return m.Scale(r.Context(), workers)
 	})
 
+	do("POST /v1/send", http.StatusNoContent, func(r *http.Request) error {
+		slot := -1
+		if text := r.URL.Query().Get("slot"); text != "" {
+			var err error
+			if slot, err = strconv.Atoi(text); err != nil || slot < 0 {
+				return fmt.Errorf("send to slot %q: want a slot's number, such as 0", text)
+			}
+		}
+		value, err := io.ReadAll(io.LimitReader(r.Body, maxMessage+1))
+		switch {
+		case err != nil:
+			return fmt.Errorf("send: read the message: %w", err)
+		case len(value) > maxMessage:
+			return fmt.Errorf("send: the message has more than %d MiB: want at most that", maxMessage>>20)
+		}
+		if value, err = Compact(value); err != nil {
+			return fmt.Errorf("send: %w", err)
+		}
+		return m.Send(r.Context(), slot, value)
+	})
+	mux.HandleFunc("GET /v1/messages", func(w http.ResponseWriter, r *http.Request) {
+		out, lines := http.NewResponseController(w), json.NewEncoder(w)
+		lines.SetEscapeHTML(false)
+		err := m.Messages(r.Context(), func(msg Message) error {
+			if err := lines.Encode(msg); err != nil {
+				return err
+			}
+			return out.Flush()
+		})
+		if err != nil {
+			refuse(w, http.StatusConflict, err)
+		}
+	})
+
 	s := &Server{
 		http: &http.Server{
 			Handler:           sameUser(mux),
@@ -115,6 +162,16 @@ func (s *Server) Close(atMost time.Duration) {
 		_ = s.http.Close()
 	}
 	<-s.done
+}
+
+// Compact gives a JSON value on one line, as a message to a Node worker is. Its error
+// says what would be right.
+func Compact(value []byte) (json.RawMessage, error) {
+	var line bytes.Buffer
+	if err := json.Compact(&line, value); err != nil {
+		return nil, fmt.Errorf("%.40q is no JSON (%w): want a value, such as '{\"type\": \"refresh\"}' or '\"hello\"'", value, err)
+	}
+	return line.Bytes(), nil
 }
 
 func refuse(w http.ResponseWriter, code int, err error) {

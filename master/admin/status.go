@@ -4,6 +4,7 @@
 package admin
 
 import (
+	"encoding/json"
 	"time"
 
 	"drover/ipc/scoreboard"
@@ -114,4 +115,12 @@ type Exit struct {
 	Reason  string    `json:"reason"`
 	Planned bool      `json:"planned"`
 	At      time.Time `json:"at"`
+}
+
+// Message is what a Node worker told its primary.
+type Message struct {
+	Slot    int             `json:"slot"`
+	ID      uint64          `json:"id"` // of the life
+	PID     int             `json:"pid"`
+	Message json.RawMessage `json:"message"`
 }

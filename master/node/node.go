@@ -278,13 +278,13 @@ func (p *Primary) SlotSeat(slot int) int {
 	return -1
 }
 
-// Waiting is how many lines for a worker wait until it has acknowledged a
-// descriptor.
-func (p *Primary) Waiting(id WorkerID) int {
+// Waiting is how many lines for a worker, of how many bytes, wait until it has
+// acknowledged a descriptor.
+func (p *Primary) Waiting(id WorkerID) (lines, bytes int) {
 	if w := p.workers[id]; w != nil {
-		return len(w.queue)
+		return len(w.queue), w.queued
 	}
-	return 0
+	return 0, 0
 }
 
 // Owes reports whether a worker has yet to take a connection that it was sent.

@@ -30,6 +30,7 @@ type worker struct {
 	// waits: a second one could be taken for the first.
 	flying *flight
 	queue  []flight
+	queued int // bytes of the queue's lines
 }
 
 // grant is a server that a worker has, under a key that is its own.
@@ -103,6 +104,7 @@ func (p *Primary) write(w *worker, s Send, back func()) {
 	f := flight{send: s, back: back}
 	if w.flying != nil {
 		w.queue = append(w.queue, f)
+		w.queued += len(s.Line)
 		return
 	}
 	p.fly(w, f)
@@ -149,6 +151,7 @@ func (p *Primary) arrived(w *worker, yes bool) {
 	for w.flying == nil && len(w.queue) > 0 {
 		next := w.queue[0]
 		w.queue = w.queue[1:]
+		w.queued -= len(next.send.Line)
 		p.fly(w, next)
 	}
 }
