@@ -323,6 +323,7 @@ func (r *reader) proxy(s *Serve, n ast.Node) {
 				"retries":          r.numberOr("retries", "off", -1, 1, maxRetries, &p.Retries),
 				"dial_timeout":     r.duration("dial_timeout", true, &p.DialTimeout),
 				"response_timeout": r.duration("response_timeout", true, &p.ResponseTimeout),
+				"proxy_protocol":   r.number("proxy_protocol", 1, 2, &p.ProxyProtocol),
 				"health": func(n ast.Node) {
 					r.mapping(n, "health", keys{
 						"path":     r.str("path", "a path, such as /healthz", &p.Health.Path, checkHealthPath),

@@ -81,11 +81,11 @@ limits: {max_memory: 512MiB, max_requests: 1000, max_age: 1h, request_timeout: 3
 			{Address: ":443", TLS: &TLS{Certificates: []Certificate{{"a.pem", "a.key"}}}},
 			{Address: ":444", TLS: &TLS{Certificates: []Certificate{{"a.pem", "a.key"}, {"b.pem", "b.key"}}, ClientCA: "ca.pem", ClientAuth: ClientOptional, MinVersion: "1.3", PostQuantum: true}},
 		}}}},
-		{"proxy", "listen: [{address: ':1', proxy_protocol: true}]\ntrusted_proxies: [10.0.0.0/8, '::1', unix]\nserve:\n  root: /srv\n  proxy:\n    /api: http://127.0.0.1:9000\n    /b: [http://a:1, https://b]\n    /c:\n      upstreams: [http://a]\n      strip_prefix: true\n      retries: off\n      dial_timeout: 1s\n      response_timeout: off\n      health: {path: /healthz, interval: 5s, timeout: 500ms}\n",
+		{"proxy", "listen: [{address: ':1', proxy_protocol: true}]\ntrusted_proxies: [10.0.0.0/8, '::1', unix]\nserve:\n  root: /srv\n  proxy:\n    /api: http://127.0.0.1:9000\n    /b: [http://a:1, https://b]\n    /c:\n      upstreams: [http://a]\n      strip_prefix: true\n      retries: off\n      dial_timeout: 1s\n      response_timeout: off\n      proxy_protocol: 2\n      health: {path: /healthz, interval: 5s, timeout: 500ms}\n",
 			File{Serve: &Serve{Root: "/srv", Proxy: []Proxy{
 				{Prefix: "/api", Upstreams: []string{"http://127.0.0.1:9000"}},
 				{Prefix: "/b", Upstreams: []string{"http://a:1", "https://b"}},
-				{Prefix: "/c", Upstreams: []string{"http://a"}, StripPrefix: true, Retries: -1, DialTimeout: time.Second, ResponseTimeout: -1,
+				{Prefix: "/c", Upstreams: []string{"http://a"}, StripPrefix: true, Retries: -1, DialTimeout: time.Second, ResponseTimeout: -1, ProxyProtocol: 2,
 					Health: ProxyHealth{"/healthz", 5 * time.Second, 500 * time.Millisecond}},
 			}}, Config: Config{Listen: []Listen{{Address: ":1", ProxyProtocol: true}}, TrustedProxies: []string{"10.0.0.0/8", "::1", "unix"}}}},
 		{"anchors", "run: [./app]\nenv: &e {A: b}\nname: &n x\nlogs: {format: &t text}\n", File{Run: []string{"./app"}, Config: Config{Env: map[string]string{"A": "b"}, Name: "x", LogFormat: "text"}}},

@@ -32,6 +32,11 @@ type Proxy struct {
 	// to its answer's header, and for how long it may take nothing of a body that is
 	// sent to it. 0 is 60 s; negative is no limit.
 	ResponseTimeout time.Duration `json:"response_timeout,omitempty"`
+	// ProxyProtocol has each connection to an upstream begin with a header of the PROXY
+	// protocol of this version, 1 or 2, that says who the client is: whoever has
+	// connected, or whom a trusted proxy names. Such a connection has one request: the
+	// next may be another client's. 0 is no header.
+	ProxyProtocol int `json:"proxy_protocol,omitempty"`
 	// Health says how upstreams are asked whether they are well.
 	Health ProxyHealth `json:"health,omitzero"`
 }
@@ -91,6 +96,8 @@ func (p Proxy) Check() error {
 	switch {
 	case p.Retries > maxRetries:
 		return wrong("proxy", "%s has %d retries: want at most %d", p.Prefix, p.Retries, maxRetries)
+	case p.ProxyProtocol < 0 || p.ProxyProtocol > 2:
+		return wrong("proxy", "%s has version %d of the PROXY protocol: want 1 or 2, or 0 for none", p.Prefix, p.ProxyProtocol)
 	case p.Health.Interval < 0 || p.Health.Timeout < 0:
 		return wrong("proxy", "%s has a health interval of %v and a timeout of %v: want durations above 0", p.Prefix, p.Health.Interval, p.Health.Timeout)
 	case p.Health.Path != "":

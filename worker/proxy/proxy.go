@@ -12,14 +12,17 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"drover/config"
+	"drover/worker/proxyproto"
 )
 
 // Config says what goes where.
@@ -99,10 +102,11 @@ func (p *Proxy) Close() {
 type call struct {
 	*http.Request // as it came
 	cancel        context.CancelFunc
-	upstream      *upstream      // nil: none was chosen yet
-	allOut        bool           // when it was chosen
-	body          *body          // nil without one
-	watch         sync.WaitGroup // who looks for a drain; ends with the request's context
+	upstream      *upstream         // nil: none was chosen yet
+	allOut        bool              // when it was chosen
+	body          *body             // nil without one
+	ends          [2]netip.AddrPort // of the client's connection, for the PROXY protocol: the client's first
+	watch         sync.WaitGroup    // who looks for a drain; ends with the request's context
 
 	connected, answered atomic.Bool // the last try: had a connection, a byte of an answer
 }
@@ -127,8 +131,17 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the path has segments of dots: want it resolved", http.StatusBadRequest)
 		return
 	}
+	if left, counted := forwards(r); counted && left == 0 { // we are who is meant
+		if r.Method == http.MethodTrace {
+			http.Error(w, "this proxy shows nobody what it was asked", http.StatusNotImplemented)
+		}
+		return
+	}
 	ctx, cancel := context.WithCancel(r.Context())
 	c := &call{Request: r, cancel: cancel}
+	if p.routes[i].ProxyProtocol > 0 {
+		c.ends = p.endsOf(r)
+	}
 	defer c.watch.Wait()
 	defer c.release()
 	defer cancel()
@@ -153,6 +166,32 @@ func below(prefix, path string) bool {
 	return ok && (rest == "" || rest[0] == '/')
 }
 
+// forwards is how many proxies a request may still pass, where it says so and is one of
+// those that count (RFC 9110, section 7.6.2).
+func forwards(r *http.Request) (left uint64, counted bool) {
+	if r.Method != http.MethodTrace && r.Method != http.MethodOptions {
+		return 0, false
+	}
+	left, err := strconv.ParseUint(r.Header.Get("Max-Forwards"), 10, 64)
+	return left, err == nil
+}
+
+// endsOf are the client's address, as far as it is known, and the one it connected to.
+// A trusted proxy names no port.
+func (p *Proxy) endsOf(r *http.Request) (ends [2]netip.AddrPort) {
+	peer := config.PeerOf(r.RemoteAddr)
+	if tcp, ok := peer.(*net.TCPAddr); ok {
+		ends[0] = netip.AddrPortFrom(tcp.AddrPort().Addr().Unmap().WithZone(""), tcp.AddrPort().Port())
+	}
+	if client := p.trusted.Client(peer, r.Header.Values); client != ends[0].Addr() {
+		ends[0] = netip.AddrPortFrom(client, 0)
+	}
+	if tcp, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
+		ends[1] = tcp.AddrPort()
+	}
+	return ends
+}
+
 // dotted reports whether a path, decoded, has a segment "." or "..".
 func dotted(path string) bool {
 	for segment := range strings.SplitSeq(path, "/") {
@@ -175,6 +214,9 @@ func (p *Proxy) rewrite(r *route, pr *httputil.ProxyRequest) {
 		if below(r.Prefix, in.URL.RawPath) {
 			out.URL.RawPath = rooted(strings.TrimPrefix(in.URL.RawPath, r.Prefix))
 		}
+	}
+	if left, counted := forwards(in); counted {
+		out.Header.Set("Max-Forwards", strconv.FormatUint(left-1, 10))
 	}
 	p.forward(in, out.Header)
 	via := "1.1 drover"
@@ -386,13 +428,25 @@ func newTransport(p config.Proxy) *http.Transport {
 	t := &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			c, err := dialer.DialContext(ctx, network, address)
-			if err != nil || p.ResponseTimeout < 0 {
+			if err == nil && p.ResponseTimeout > 0 {
+				c = &patient{c, p.ResponseTimeout}
+			}
+			if err != nil || p.ProxyProtocol == 0 {
 				return c, err
 			}
-			return &patient{c, p.ResponseTimeout}, nil
+			var ends [2]netip.AddrPort // of a check: it speaks for itself
+			if of, ok := ctx.Value(callKey{}).(*call); ok {
+				ends = of.ends
+			}
+			if _, err := c.Write(proxyproto.Append(nil, p.ProxyProtocol, ends[0], ends[1])); err != nil {
+				c.Close()
+				return nil, err
+			}
+			return c, nil
 		},
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    max(0, p.DialTimeout),
+		DisableKeepAlives:      p.ProxyProtocol > 0,
 		DisableCompression:     true, // what is asked for, and answered, passes as it is
 		MaxIdleConnsPerHost:    keptIdle,
 		IdleConnTimeout:        idleTime,

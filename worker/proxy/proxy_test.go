@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"drover/config"
 	"drover/ipc/scoreboard"
 	"drover/worker/engine"
+	"drover/worker/proxyproto"
 
 	"go.uber.org/goleak"
 )
@@ -269,6 +271,97 @@ func TestWhatAnUpstreamIsTold(t *testing.T) {
 				t.Errorf("answered with %v, want X-End alone of the upstream's", answer)
 			}
 		})
+	}
+}
+
+// An upstream is told of the client before the first byte of HTTP, and takes a check
+// for the proxy's own.
+func TestProxyProtocolToUpstreams(t *testing.T) {
+	trusted, err := config.Trust("127.0.0.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		version int
+		header  []string
+		want    string // but for a port that nobody knows before
+	}{
+		"version 1":          {1, nil, "127.0.0.1:"},
+		"version 2":          {2, nil, "127.0.0.1:"},
+		"of a trusted proxy": {2, []string{"X-Forwarded-For", "203.0.113.7"}, "203.0.113.7:0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var refused, checks atomic.Int64
+			up := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/healthz" {
+					checks.Add(1)
+					return
+				}
+				fmt.Fprint(w, r.RemoteAddr)
+			}))
+			up.Listener.Close()
+			up.Listener = &proxyproto.Listener{Listener: named{l}, Trusted: trusted.Has, Refused: func(net.Addr, error) { refused.Add(1) }}
+			up.Start()
+			t.Cleanup(up.Close)
+			r := to("/", up.URL)
+			r.ProxyProtocol = c.version
+			r.Health = config.ProxyHealth{Path: "/healthz", Interval: 5 * time.Millisecond}
+			f := start(t, []string{"127.0.0.1"}, config.HTTP{}, r)
+			for range 3 {
+				if status, body, _ := f.do(t, "GET", "/", "", c.header...); status != 200 || !strings.HasPrefix(body, c.want) {
+					t.Errorf("%d %q, want %s", status, body, c.want)
+				}
+			}
+			until(t, "it is checked", func() bool { return checks.Load() > 1 })
+			if n := refused.Load(); n > 0 {
+				t.Errorf("%d connections are refused", n)
+			}
+		})
+	}
+}
+
+// named is a listener whose connections can be told who their client is.
+type named struct{ net.Listener }
+
+type namedConn struct {
+	net.Conn
+	client net.Addr
+}
+
+func (n named) Accept() (net.Conn, error) {
+	c, err := n.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &namedConn{c, c.RemoteAddr()}, nil
+}
+
+func (c *namedConn) RemoteAddr() net.Addr                { return c.client }
+func (c *namedConn) SetRemoteAddr(client netip.AddrPort) { c.client = net.TCPAddrFromAddrPort(client) }
+
+// A request that may pass no proxy more is answered here, and one that may is counted.
+func TestMaxForwards(t *testing.T) {
+	up := serving(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "upstream ", r.Header.Get("Max-Forwards")) })
+	f := start(t, nil, config.HTTP{}, to("/", up))
+	for _, c := range []struct {
+		method, most string
+		status       int
+		body         string
+	}{
+		{"OPTIONS", "0", 200, ""},
+		{"OPTIONS", "1", 200, "upstream 0"},
+		{"TRACE", "0", 501, "this proxy shows nobody what it was asked\n"},
+		{"TRACE", "70", 200, "upstream 69"},
+		{"GET", "0", 200, "upstream 0"},
+		{"OPTIONS", "few", 200, "upstream few"},
+	} {
+		if status, body, _ := f.do(t, c.method, "/", "", "Max-Forwards", c.most); status != c.status || body != c.body {
+			t.Errorf("%s, %s: %d %q, want %d %q", c.method, c.most, status, body, c.status, c.body)
+		}
 	}
 }
 

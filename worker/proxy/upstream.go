@@ -108,7 +108,7 @@ func (u *upstream) check(ctx context.Context, r *route) error {
 	ctx, cancel := context.WithTimeout(ctx, r.Health.Timeout)
 	defer cancel()
 	if r.Health.Path == "" {
-		c, err := new(net.Dialer).DialContext(ctx, "tcp", hostPort(&u.url))
+		c, err := r.transport.DialContext(ctx, "tcp", hostPort(&u.url))
 		if err != nil {
 			return err
 		}

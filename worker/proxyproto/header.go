@@ -1,5 +1,5 @@
-// Package proxyproto reads what proxies say of their clients at the beginning of a
-// connection, by the PROXY protocol, versions 1 and 2
+// Package proxyproto reads, and writes, what proxies say of their clients at the
+// beginning of a connection, by the PROXY protocol, versions 1 and 2
 // (https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt).
 package proxyproto
 
@@ -98,6 +98,39 @@ const (
 
 // addressBytes are the bytes of both addresses and ports of a family.
 var addressBytes = map[byte]int{unspec: 0, tcp4: 12, tcp6: 36, unixConn: 216}
+
+// Append appends a header of version 1 or 2 to b. It names both ends of the client's
+// connection, whose families may differ; where source is not valid it names nobody: the
+// proxy speaks for itself, or for who has no address.
+func Append(b []byte, version int, source, destination netip.AddrPort) []byte {
+	from, to := source.Addr().Unmap().WithZone(""), destination.Addr().Unmap().WithZone("")
+	if source.IsValid() && !destination.IsValid() {
+		to = netip.IPv4Unspecified()
+	}
+	old := from.Is4() && to.Is4()
+	switch {
+	case version == 1 && !source.IsValid():
+		return append(b, version1+"UNKNOWN\r\n"...)
+	case version == 1 && old:
+		return fmt.Appendf(b, version1+"TCP4 %s %s %d %d\r\n", from, to, source.Port(), destination.Port())
+	case version == 1:
+		return fmt.Appendf(b, version1+"TCP6 %s %s %d %d\r\n", netip.AddrFrom16(from.As16()), netip.AddrFrom16(to.As16()), source.Port(), destination.Port())
+	}
+	b = append(b, signature...)
+	switch {
+	case !source.IsValid():
+		return append(b, local, unspec, 0, 0)
+	case old:
+		b = append(b, proxied, tcp4, 0, byte(addressBytes[tcp4]))
+		b = append(append(b, from.AsSlice()...), to.AsSlice()...)
+	default:
+		b = append(b, proxied, tcp6, 0, byte(addressBytes[tcp6]))
+		both := [2][16]byte{from.As16(), to.As16()}
+		b = append(append(b, both[0][:]...), both[1][:]...)
+	}
+	b = binary.BigEndian.AppendUint16(b, source.Port())
+	return binary.BigEndian.AppendUint16(b, destination.Port())
+}
 
 // binary2 reads the rest of version 2.
 func binary2(r io.Reader) (source netip.AddrPort, err error) {

@@ -54,6 +54,38 @@ var bad = []string{
 	signature[:11] + "\x00\x21\x11\x00\x0c" + v4,
 }
 
+// What is written is read as it was meant.
+func TestAppend(t *testing.T) {
+	at := netip.MustParseAddrPort
+	for _, c := range []struct {
+		source, destination netip.AddrPort
+		line                string
+	}{
+		{at("203.0.113.7:56324"), at("192.0.2.1:443"), "PROXY TCP4 203.0.113.7 192.0.2.1 56324 443\r\n"},
+		{at("[::ffff:203.0.113.7]:1"), at("192.0.2.1:443"), "PROXY TCP4 203.0.113.7 192.0.2.1 1 443\r\n"},
+		{at("[2001:db8::7]:1"), at("[2001:db8::1]:2"), "PROXY TCP6 2001:db8::7 2001:db8::1 1 2\r\n"},
+		{at("[fe80::1%eth0]:1"), at("192.0.2.1:443"), "PROXY TCP6 fe80::1 ::ffff:192.0.2.1 1 443\r\n"},
+		{at("203.0.113.7:1"), at("[2001:db8::1]:2"), "PROXY TCP6 ::ffff:203.0.113.7 2001:db8::1 1 2\r\n"},
+		{at("203.0.113.7:0"), netip.AddrPort{}, "PROXY TCP4 203.0.113.7 0.0.0.0 0 0\r\n"},
+		{netip.AddrPort{}, at("192.0.2.1:443"), "PROXY UNKNOWN\r\n"},
+	} {
+		if got := string(Append(nil, 1, c.source, c.destination)); got != c.line {
+			t.Errorf("from %v to %v: %q, want %q", c.source, c.destination, got, c.line)
+		}
+		want := netip.AddrPortFrom(c.source.Addr().Unmap().WithZone(""), c.source.Port())
+		for _, version := range []int{1, 2} {
+			r := bytes.NewReader(append(Append([]byte{}, version, c.source, c.destination), "rest"...))
+			got, err := Read(r)
+			if rest, _ := io.ReadAll(r); err != nil || got != want || string(rest) != "rest" {
+				t.Errorf("version %d, from %v to %v: %v, %v, and %q is left", version, c.source, c.destination, got, err, rest)
+			}
+		}
+	}
+	if got := string(Append(nil, 2, at("10.0.0.1:4660"), at("192.0.2.1:80"))); got != signature+"\x21\x11\x00\x0c"+v4 {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestRead(t *testing.T) {
 	for text, want := range headers {
 		r := strings.NewReader(text + "rest")
