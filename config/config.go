@@ -172,7 +172,8 @@ type Node struct {
 	StopBy string
 	// DrainHeader loads a module of drover's before the program, by node's --import
 	// (Node 18.18 and later), that answers with Connection: close while a worker is
-	// about to leave.
+	// about to leave. It also takes the new keys of TLS session tickets that the master
+	// makes every 12 hours; without it a reload brings new ones.
 	DrainHeader bool
 }
 

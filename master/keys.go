@@ -2,6 +2,7 @@ package master
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"drover/internal/sys"
 	"drover/ipc"
 	"drover/master/keyring"
+	"drover/master/node"
 )
 
 // keys are what the addresses of a generation are encrypted with, as their files are
@@ -132,6 +134,12 @@ const warnEvery = 24 * time.Hour
 func (m *Master) tendKeys(now time.Time) {
 	if len(m.tickets.Keys()) > 0 && m.tickets.Turn(now) { // before there is one nobody needs it
 		m.share(func(*life) bool { return true })
+	}
+	if m.node != nil && m.config.Node.DrainHeader && now.Sub(m.node.renewed) >= keyring.TicketTurn { // its module takes them
+		m.node.renewed = now
+		secret := make([]byte, 32)
+		_, _ = rand.Read(secret) // it never fails (crypto/rand)
+		m.primaryStep(node.Renew{Secret: secret})
 	}
 	if now.Sub(m.warned) >= warnEvery {
 		for _, f := range m.serving() {

@@ -32,6 +32,8 @@ type nodeApp struct {
 	pending []node.Event
 	stuck   map[socketAt]time.Time // since when connections wait for a worker
 
+	renewed time.Time // when its servers' keys of session tickets were, last
+
 	requests  int // for metrics, so far
 	gathering map[int]*gathering
 
@@ -91,6 +93,7 @@ func newNodeApp(c config.Config, given int) *nodeApp {
 		servers: map[int]*nodeServer{},
 		stuck:   map[socketAt]time.Time{},
 
+		renewed:   time.Now(),
 		gathering: map[int]*gathering{},
 		listeners: map[chan<- admin.Message]bool{},
 	}

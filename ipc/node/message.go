@@ -45,8 +45,12 @@ const (
 
 	// Of drover's own: Node reads over what it does not know.
 
-	Ping  Cmd = "NODE_DROVER_PING"  // means nothing
-	Drain Cmd = "NODE_DROVER_DRAIN" // ask clients to close: for a module of drover's in the worker
+	Ping Cmd = "NODE_DROVER_PING" // means nothing
+
+	// For a module of drover's in the worker.
+
+	Drain   Cmd = "NODE_DROVER_DRAIN"   // ask clients to close
+	Tickets Cmd = "NODE_DROVER_TICKETS" // new keys of session tickets
 )
 
 // Act is what a Cluster message wants.
@@ -272,6 +276,15 @@ func Word(cmd Cmd, key string) []byte {
 		word.Count = new(int)
 	}
 	return line(word)
+}
+
+// NewTickets is the line that brings keys of session tickets: in place of which, each
+// in hex.
+func NewTickets(next map[string]string) []byte {
+	return line(struct {
+		Cmd  Cmd               `json:"cmd"`
+		Next map[string]string `json:"next"`
+	}{Tickets, next})
 }
 
 // UserLine is the line of a user's message. The worker throws upon a line that

@@ -231,13 +231,13 @@ func TestWatch(t *testing.T) {
 func TestTickets(t *testing.T) {
 	var keys Tickets
 	now := time.Now()
-	if len(keys.Keys()) != 0 || !keys.Turn(now) || keys.Turn(now.Add(ticketTurn-1)) || len(keys.Keys()) != 1 {
+	if len(keys.Keys()) != 0 || !keys.Turn(now) || keys.Turn(now.Add(TicketTurn-1)) || len(keys.Keys()) != 1 {
 		t.Fatalf("the first turn gives %d keys", len(keys.Keys()))
 	}
 	first := keys.Keys()[0]
 	for n := 1; n <= ticketKeys; n++ {
-		if now = now.Add(ticketTurn); !keys.Turn(now) {
-			t.Fatalf("no turn after %v", ticketTurn)
+		if now = now.Add(TicketTurn); !keys.Turn(now) {
+			t.Fatalf("no turn after %v", TicketTurn)
 		}
 		all := keys.Keys()
 		if len(all) != min(n+1, ticketKeys) || bytes.Equal(all[0], all[1]) {

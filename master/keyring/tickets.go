@@ -16,14 +16,14 @@ type Tickets struct {
 	made time.Time
 }
 
-const (
-	ticketTurn = 12 * time.Hour // how long a key makes new tickets
-	ticketKeys = 3              // the one that does, and those that only open
-)
+// TicketTurn is for how long a key makes new tickets.
+const TicketTurn = 12 * time.Hour
+
+const ticketKeys = 3 // the one that makes them, and those that only open
 
 // Turn makes a new key when it is time, and reports whether it did.
 func (t *Tickets) Turn(now time.Time) bool {
-	if len(t.keys) > 0 && now.Sub(t.made) < ticketTurn {
+	if len(t.keys) > 0 && now.Sub(t.made) < TicketTurn {
 		return false
 	}
 	key := make([]byte, ipc.TicketSize)

@@ -3,6 +3,7 @@ package launch
 import (
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"drover/config"
+	"drover/internal/authority"
 )
 
 // files makes files of these texts in a new directory, which is returned.
@@ -163,5 +165,49 @@ func TestNodeStripsTypes(t *testing.T) {
 		if added := len(p.Argv) > len(c.argv); (err != nil) != c.bad || added != c.added {
 			t.Errorf("%s %q: %q, %v", c.v, c.argv, p.Argv, err)
 		}
+	}
+}
+
+// The module that is loaded before programs renews the keys of session tickets: of a
+// server that has had connections at once, of another with its first; and those of
+// others it leaves alone.
+func TestModuleRenewsTicketKeys(t *testing.T) {
+	if _, err := exec.LookPath("node"); err != nil {
+		t.Skip("no node")
+	}
+	dir := t.TempDir()
+	pem, key := authority.New().Write(dir, "app", "app.test")
+	script := filepath.Join(dir, "app.js")
+	if err := os.WriteFile(script, []byte(`
+const fs = require('fs'), net = require('net'), tls = require('tls');
+const keys = (c) => Buffer.alloc(48, c);
+const tell = (next) => process.emit('internalMessage', { cmd: 'NODE_DROVER_TICKETS', next });
+const server = (ticketKeys) => new Promise((done) => {
+  const s = tls.createServer({ cert: fs.readFileSync(process.argv[2]), key: fs.readFileSync(process.argv[3]), ticketKeys }, (c) => c.end());
+  s.listen(0, '127.0.0.1', () => done(s));
+});
+const connect = (s, session) => new Promise((done) => {
+  const c = tls.connect({ port: s.address().port, host: '127.0.0.1', rejectUnauthorized: false, maxVersion: 'TLSv1.2', session });
+  c.on('secureConnect', () => { const is = c.isSessionReused(), has = c.getSession(); c.resume(); c.on('close', () => done([is, has])); });
+});
+const plain = net.createServer((c) => c.end()).listen(0, '127.0.0.1', async () => {
+  const [first, second, own] = await Promise.all([server(keys('a')), server(keys('b')), server(keys('x'))]);
+  const [, session] = await connect(first);
+  const [before] = await connect(first, session);
+  await connect(own);
+  await new Promise((done) => net.connect(plain.address().port, '127.0.0.1').resume().on('close', done));
+  tell({ [keys('a').toString('hex')]: keys('c').toString('hex'), [keys('b').toString('hex')]: keys('d').toString('hex') });
+  const [after] = await connect(first, session); // which is unknown then, and so it is made anew
+  tell({ [keys('d').toString('hex')]: keys('e').toString('hex') });
+  await connect(second);
+  console.log([before, after, ...[first, second, own].map((s) => s.getTicketKeys().toString('latin1', 47))].join(' '));
+  for (const s of [plain, first, second, own]) s.close();
+});
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("node", "--import", drainModule, script, pem, key).CombinedOutput()
+	if got := strings.TrimSpace(string(out)); err != nil || got != "true false c e x" {
+		t.Errorf("%q, %v, want the session resumed before and not after, and the keys c, e and x", got, err)
 	}
 }

@@ -78,6 +78,9 @@ type (
 		Worker WorkerID
 		Value  json.RawMessage
 	}
+	// Renew has session tickets of tls servers be made with new keys, of a secret that
+	// is to be random, and forgotten then.
+	Renew struct{ Secret []byte }
 	// Gone says that a worker's channel has ended.
 	Gone struct{ Worker WorkerID }
 	// Tick says that time has passed.
@@ -91,6 +94,7 @@ func (Connected) event() {}
 func (Dismiss) event()   {}
 func (Retired) event()   {}
 func (Tell) event()      {}
+func (Renew) event()     {}
 func (Gone) event()      {}
 func (Tick) event()      {}
 
@@ -241,6 +245,8 @@ func (p *Primary) Step(now time.Time, ev Event) []Action {
 				p.write(w, Send{w.id, line, -1}, nil)
 			}
 		}
+	case Renew:
+		p.renew(ev.Secret)
 	case Gone:
 		if w := p.workers[ev.Worker]; w != nil {
 			p.gone(w)

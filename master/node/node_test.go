@@ -239,6 +239,47 @@ func TestTicketKeysAreTheFirstOnes(t *testing.T) {
 	s.wantSent(3, "cc")
 }
 
+// Keys that Node made are renewed for who has them and for who comes later; those that
+// the program chose, which each worker brings, are not.
+func TestTicketKeysAreRenewed(t *testing.T) {
+	s := newStage(t, Policy{})
+	mine, first, second := strings.Repeat("aa", 48), strings.Repeat("bb", 48), strings.Repeat("cc", 48)
+	ask := func(id WorkerID, port int, key string) {
+		s.say(id, fmt.Sprintf(`{"cmd":"NODE_CLUSTER","act":"queryServer","port":%d,"addressType":4,"data":{"ticketKeys":"%s"},"seq":1}`, port, key))
+		s.say(id, ack)
+	}
+	s.join(1, 0)
+	s.join(2, 1)
+	ask(1, 443, first)
+	s.step(Renew{[]byte("secret")}) // nobody knows yet who made them
+	for _, l := range s.last(1) {
+		if strings.Contains(l.text, "NODE_DROVER_TICKETS") {
+			t.Errorf("it is told of %s", l.text)
+		}
+	}
+	ask(1, 444, mine)
+	ask(2, 443, second)
+	ask(2, 444, mine)
+	s.step(Renew{[]byte("secret")})
+	var told []string
+	for _, id := range []WorkerID{1, 2} {
+		lines := s.last(id)
+		var line struct{ Next map[string]string }
+		if err := json.Unmarshal([]byte(lines[len(lines)-1].text), &line); err != nil || len(line.Next) != 1 || len(line.Next[first]) != 96 || line.Next[first] == first {
+			t.Fatalf("worker %d is told %v (%v), want another in place of %s alone", id, line, err, first)
+		}
+		told = append(told, line.Next[first])
+	}
+	if told[0] != told[1] {
+		t.Errorf("they are told %q", told)
+	}
+	s.join(3, 2)
+	ask(3, 443, strings.Repeat("dd", 48))
+	s.wantSent(3, told[0])
+	ask(3, 444, mine)
+	s.wantSent(3, mine)
+}
+
 func TestNothingOvertakesADescriptor(t *testing.T) {
 	s := newStage(t, Policy{})
 	s.join(1, 0)

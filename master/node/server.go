@@ -25,7 +25,8 @@ type server struct {
 
 	sockets map[int]int             // seat: descriptor, which is the opener's
 	opening map[int][]query         // seat: who waits for its socket
-	data    map[int]json.RawMessage // generation: what its first worker brought
+	data    map[int]json.RawMessage // generation: what its first worker brought, or what that has become
+	random  bool                    // those are keys that Node made
 	idle    time.Time               // since when nobody wants it, as was last looked
 
 	// Of a server that is dealt out.
@@ -84,9 +85,7 @@ func (p *Primary) query(w *worker, m wire.Message) {
 	}
 	s := p.server(w, want)
 	w.open = append(w.open, grant{q.key, s, want, false})
-	if s.data[w.generation] == nil && len(m.Data) > 0 {
-		s.data[w.generation] = m.Data
-	}
+	s.brought(w.generation, m.Data)
 	seat := s.seat(w)
 	if _, ok := s.sockets[seat]; ok {
 		p.grant(s, q)
