@@ -117,22 +117,23 @@ func TestNodeReloadUnderLoad(t *testing.T) {
 }
 
 func TestNodeStormOfKills(t *testing.T) {
-	h := newNodeHerd(t)
-	h.start()
-	kills := 0
-	r, c := h.underLoad(func(r *load.Run) {
-		begun := time.Now()
-		for n := 1; n <= 5000/300; n++ { // for five seconds
-			if living := h.living(); len(living) > 0 && syscall.Kill(living[0], syscall.SIGKILL) == nil {
-				kills++
+	modes(t, func(t *testing.T, h *herd) {
+		h.start()
+		kills := 0
+		r, c := h.underLoad(func(r *load.Run) {
+			begun := time.Now()
+			for n := 1; n <= 5000/300; n++ { // for five seconds
+				if living := h.living(); len(living) > 0 && syscall.Kill(living[0], syscall.SIGKILL) == nil {
+					kills++
+				}
+				wait(begun.Add(time.Duration(n) * 300 * time.Millisecond))
 			}
-			wait(begun.Add(time.Duration(n) * 300 * time.Millisecond))
-		}
-		h.await("two workers after the storm", func(e []event) bool { return serving(e) == 2 })
+			h.await("two workers after the storm", func(e []event) bool { return serving(e) == 2 })
+		})
+		lost(t, r, c, kills*(8+8+6))
+		t.Logf("%d kills: %s", kills, c)
+		h.stop()
 	})
-	lost(t, r, c, kills*(8+8+6))
-	t.Logf("%d kills: %s", kills, c)
-	h.stop()
 }
 
 // A worker is ready when it says so, where that is asked for; and each way to be
@@ -199,30 +200,37 @@ func TestNodeWorkerMisbehaves(t *testing.T) {
 // The app's own address serves where none is given; what is taken already is told
 // to the app, and so is a second server of one worker there.
 func TestNodeAppNamesItsAddress(t *testing.T) {
-	h := newNodeHerd(t)
-	h.bare = true
-	host, port, _ := net.SplitHostPort(h.addr)
-	h.env = append(h.env, "APP_HOST="+host, "APP_PORT="+port, "APP_TWICE=1")
-	h.configure("run: [" + absolute(t, "testdata/node/app.js") + ", --flag, x]")
-	h.start()
-	h.await("the app's being told", func([]event) bool { return strings.Count(h.log(), "twice: EADDRINUSE") == 2 })
-	if pids := h.pids(40); len(pids) != 2 {
-		t.Errorf("40 requests were answered by %v, want two workers", pids)
+	app := "run: [" + absolute(t, "testdata/node/app.js")
+	for _, mode := range []string{"shared", "rr"} {
+		scheduling := "node: {scheduling: " + mode + "}"
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			h := newNodeHerd(t)
+			h.bare = true
+			host, port, _ := net.SplitHostPort(h.addr)
+			h.env = append(h.env, "APP_HOST="+host, "APP_PORT="+port, "APP_TWICE=1")
+			h.configure(app+", --flag, x]", scheduling)
+			h.start()
+			h.await("the app's being told", func([]event) bool { return strings.Count(h.log(), "twice: EADDRINUSE") == 2 })
+			if pids := h.pids(40); len(pids) != 2 {
+				t.Errorf("40 requests were answered by %v, want two workers", pids)
+			}
+			if got := h.get("/args"); got != `{"args":["--flag","x"],"flags":[]}` {
+				t.Errorf("%s", got)
+			}
+			// Another app wants the same.
+			other := newNodeHerd(t)
+			other.bare = true
+			other.env = append(other.env, "APP_HOST="+host, "APP_PORT="+port)
+			other.configure(app+"]", scheduling)
+			other.launch()
+			other.exited(3)
+			if log := other.log(); !strings.Contains(log, "app: EADDRINUSE") || !strings.Contains(log, "already in use by process") {
+				t.Errorf("the app's own error, and who has it, is not told:\n%s", log)
+			}
+			h.stop()
+		})
 	}
-	if got := h.get("/args"); got != `{"args":["--flag","x"],"flags":[]}` {
-		t.Errorf("%s", got)
-	}
-	// Another app wants the same.
-	other := newNodeHerd(t)
-	other.bare = true
-	other.env = append(other.env, "APP_HOST="+host, "APP_PORT="+port)
-	other.configure("run: [" + absolute(t, "testdata/node/app.js") + "]")
-	other.launch()
-	other.exited(3)
-	if log := other.log(); !strings.Contains(log, "app: EADDRINUSE") || !strings.Contains(log, "already in use by process") {
-		t.Errorf("the app's own error, and who has it, is not told:\n%s", log)
-	}
-	h.stop()
 }
 
 // What the system refuses reaches the app as its server's error.
