@@ -14,6 +14,7 @@
 package drover
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -84,6 +85,11 @@ func NetHTTP(h http.Handler) Engine { return engine.NetHTTP(h) }
 // later: what the Done of a net/http request's context is. The handler calls it; the
 // channel may be used after it has returned, as by a body's stream.
 func Gone(ctx *fasthttp.RequestCtx) <-chan struct{} { return engine.Gone(ctx) }
+
+// Stream has a function write the body of a fasthttp answer, in chunks, after the handler
+// has returned, as ctx.SetBodyStreamWriter has it; but where the function panics, the
+// panic is logged and the client cut off, and with that the worker would end.
+func Stream(ctx *fasthttp.RequestCtx, write func(w *bufio.Writer)) { engine.Stream(ctx, write) }
 
 // BodyStatus is the status to answer with when a handler could not read a request's
 // body: 413 where it is too large, 408 where it came too slowly, else 400.

@@ -34,8 +34,9 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	goleak.VerifyTestMain(m,
-		// fasthttp's own, for which nobody can wait: the Date header, for ever,
-		// and the pool's cleaner, for ten seconds after Serve.
+		// fasthttp's own, for which nobody can wait: the Date header and compressors,
+		// for ever, and the pool's cleaner, for ten seconds after Serve.
+		goleak.IgnoreTopFunction("github.com/valyala/fasthttp/stackless.funcWorker"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"))
 }
@@ -591,6 +592,52 @@ func TestPanicInTheMiddleOfAnAnswer(t *testing.T) {
 	}
 	s.until("counted", func(n scoreboard.Snapshot) bool { return n.Panics == 2 && n.InFlight == 0 })
 	s.dial().want(get("/hello"), 200, "hello")
+}
+
+// A stream's panic costs its client the rest of the answer, compressed on its way or
+// not, and nobody else anything.
+func TestPanicInAStream(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	again := make(chan struct{})
+	f := FastHTTP(fasthttp.CompressHandlerLevel(func(ctx *fasthttp.RequestCtx) {
+		ctx.SetContentType("text/plain")
+		head, plain := ctx.IsHead(), string(ctx.Path()) == "/hello"
+		ctx.Response.Header.Set(RequestIDHeader, "seven")
+		Stream(ctx, func(w *bufio.Writer) {
+			if plain {
+				_, _ = w.WriteString("hello")
+				return
+			}
+			_, _ = w.WriteString("half")
+			_ = w.Flush()
+			if head {
+				<-again // by then the connection has another request
+			}
+			panic("boom")
+		})
+	}, fasthttp.CompressBestSpeed))
+	s.engine, s.tracker = f, f.tracker
+	s.start(config.HTTP{})
+	for _, accept := range []string{"", "Accept-Encoding: gzip\r\n"} {
+		c := s.dial()
+		c.send("GET /half HTTP/1.1\r\nHost: a\r\n" + accept + "\r\n")
+		if r, body, err := c.try("GET"); err == nil {
+			t.Errorf("%d and a whole body of %d bytes", r.StatusCode, len(body))
+		}
+	}
+	s.until("counted", func(n scoreboard.Snapshot) bool { return n.Panics == 2 && n.Connections == 0 })
+	c := s.dial()
+	c.send("HEAD /half HTTP/1.1\r\nHost: a\r\n\r\n")
+	if r, _ := c.receive("HEAD"); r.StatusCode != 200 {
+		t.Errorf("%d", r.StatusCode)
+	}
+	close(again)
+	s.until("the third too", func(n scoreboard.Snapshot) bool { return n.Panics == 3 })
+	c.want(get("/hello"), 200, "hello")
+	if log := s.log.String(); strings.Count(log, "a handler panicked: boom") != 3 || strings.Count(log, "id=seven") != 3 {
+		t.Errorf("the log: %s", log)
+	}
 }
 
 // A handler that hijacks and then panics has not hijacked.

@@ -79,6 +79,7 @@ func (f *Fast) configure() {
 	}
 	f.bounds = bounds{header: s.ReadBufferSize, body: most}
 	f.guarded(answer)
+	f.failed = f.panicked
 	if s.Logger == nil {
 		s.Logger = slog.NewLogLogger(f.log.Handler(), slog.LevelWarn)
 	}
@@ -107,6 +108,9 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 			c.upgraded()
 		}
 		return
+	}
+	if ctx.Response.IsBodyStream() {
+		unsent(ctx)
 	}
 	reading := leftover(ctx)
 	if f.isDraining() || c != nil && c.guard.listed && f.closes(ctx) {

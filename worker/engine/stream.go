@@ -1,9 +1,10 @@
 package engine
 
 import (
-	"crypto/tls"
+	"bufio"
 	"io"
 	"net"
+	"sync/atomic"
 
 	"drover/internal/sys"
 
@@ -44,18 +45,69 @@ func leftover(ctx *fasthttp.RequestCtx) bool {
 	return true
 }
 
-// ours is the connection that the tracker knows, above TLS or below it, or nil.
+// unsent takes a stream off an answer that has no body (RFC 9112, section 6.3). Of one
+// whose length nobody knows fasthttp v1.74.0 writes the end of the chunks nevertheless
+// (fasthttp/http.go, writeBodyStream), which a client takes for the next answer's begin.
+func unsent(ctx *fasthttp.RequestCtx) {
+	answer := &ctx.Response
+	status := answer.StatusCode()
+	none := ctx.IsHead() || answer.SkipBody || status < 200 || status == fasthttp.StatusNoContent || status == fasthttp.StatusNotModified
+	if none && answer.Header.ContentLength() < 0 {
+		answer.ResetBody() // closes it
+		answer.Header.SetContentLength(-1)
+	}
+}
+
+// ours is the connection of fasthttp's that the tracker knows, or nil.
 func ours(nc net.Conn) *conn {
 	switch c := nc.(type) {
 	case *conn:
 		return c
-	case *encrypted: // fasthttp's
+	case *encrypted:
 		return c.conn
-	case *tls.Conn: // net/http's
-		below, _ := c.NetConn().(*conn)
-		return below
 	}
 	return nil
+}
+
+// Stream has write write the answer's body, as fasthttp's SetBodyStreamWriter has it:
+// in chunks, each sent when it is flushed, by a goroutine of its own, after the handler
+// has returned, so that what write needs of ctx is taken before. Where it panics, which
+// with SetBodyStreamWriter ends the process, the panic is counted and logged as a
+// handler's is, and the connection is cut: half an answer must not look whole.
+func Stream(ctx *fasthttp.RequestCtx, write func(w *bufio.Writer)) {
+	c := ours(ctx.Conn())
+	method, path, id := string(ctx.Method()), string(ctx.Path()), string(ctx.Response.Header.Peek(RequestIDHeader))
+	s := new(stream)
+	s.ReadCloser = fasthttp.NewStreamReader(func(w *bufio.Writer) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if c == nil { // it is no connection of drover's
+				b := newBase(false)
+				b.panicked(v, method, path, named(id))
+				return
+			}
+			c.t.failed(v, method, path, named(id))
+			if !s.closed.Load() {
+				c.abandon()
+			}
+		}()
+		write(w)
+	})
+	ctx.SetBodyStream(s, -1)
+}
+
+// stream is a body that a function writes.
+type stream struct {
+	io.ReadCloser
+	closed atomic.Bool // nobody reads it any more: the connection has another request
+}
+
+func (s *stream) Close() error {
+	s.closed.Store(true)
+	return s.ReadCloser.Close()
 }
 
 // Gone is closed when the client of a request has left, or has ended its sending,

@@ -95,6 +95,45 @@ func TestEchoWhileItArrives(t *testing.T) {
 }
 
 // The handler is told when its client leaves, on both engines.
+// A stream that is not sent leaves nothing behind, nor is it left open.
+func TestStreamOfNoBody(t *testing.T) {
+	t.Parallel()
+	closed := make(chan struct{}, 1)
+	s := streams(t, config.HTTP{}, func(ctx *fasthttp.RequestCtx) {
+		if status := ctx.QueryArgs().GetUintOrZero("status"); status > 0 {
+			ctx.SetStatusCode(status)
+		}
+		ctx.SetBodyStream(&closing{strings.NewReader("text"), closed}, -1)
+	})
+	c := s.dial()
+	for _, r := range []struct {
+		method, path string
+		status       int
+	}{{"HEAD", "/", 200}, {"GET", "/?status=304", 304}, {"GET", "/?status=204", 204}, {"GET", "/", 200}} {
+		c.send(r.method + " " + r.path + " HTTP/1.1\r\nHost: a\r\n\r\n")
+		answer, body := c.receive(r.method)
+		if want := map[bool]string{true: "text"}[r.method == "GET" && r.status == 200]; answer.StatusCode != r.status || body != want {
+			t.Errorf("%s %s: %d %q", r.method, r.path, answer.StatusCode, body)
+		}
+		if chunked := answer.TransferEncoding != nil; chunked && r.status == 204 { // RFC 9112, section 6.1
+			t.Errorf("204 in chunks")
+		}
+		select {
+		case <-closed:
+		case <-time.After(patience):
+			t.Fatalf("%s %s: the stream is left open", r.method, r.path)
+		}
+	}
+}
+
+// closing tells when it is closed.
+type closing struct {
+	io.Reader
+	closed chan<- struct{}
+}
+
+func (c *closing) Close() error { c.closed <- struct{}{}; return nil }
+
 func TestGone(t *testing.T) {
 	t.Parallel()
 	for _, e := range []string{"fasthttp", "net/http"} {

@@ -27,6 +27,7 @@ type tracker struct {
 
 	bounds  bounds                                                 // of the guards
 	refused func(c *conn, no *refusal) (status int, answer []byte) // makes the answer of a guard, and counts it
+	failed  func(v any, method, path, id string)                   // counts and logs a panic
 
 	// clock is coarse, so that a request costs no reading of one: ns since base,
 	// at most sweepEvery ago.
