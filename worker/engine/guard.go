@@ -34,8 +34,16 @@ const (
 	aHeader     part = iota // or nothing: between two requests
 	aBody                   // of a known length
 	aChunkSize              // of it, or its first digit
-	anExtension             // up to the end of the line
-	aSizeEnd                // the LF of the line
+	anExtension             // before its name; it is ;name, ;name=token or ;name="text", and white space may be between
+	anExtName
+	anExtNameEnd // white space was behind the name
+	anExtValue   // before it
+	anExtToken
+	anExtQuoted
+	anExtEscaped  // behind a \ in it
+	anExtValueEnd // of what was quoted
+	anExtEnd      // white space was behind the value
+	aSizeEnd      // the LF of the line
 	aChunk
 	aChunkEnd  // the CR behind a chunk
 	aChunkEnd2 // and the LF
@@ -279,16 +287,6 @@ func (g *guard) frame(x byte, b *bounds) *refusal {
 		default:
 			return badChunk
 		}
-	case anExtension:
-		if g.extra++; g.extra > extensionBytes {
-			return longExtension
-		}
-		switch {
-		case x == '\r':
-			g.at = aSizeEnd
-		case x < ' ' && x != '\t' || x == 0x7f:
-			return badChunk
-		}
 	case aSizeEnd:
 		if x != '\n' {
 			return badChunk
@@ -311,6 +309,49 @@ func (g *guard) frame(x byte, b *bounds) *refusal {
 			return badChunk
 		}
 		g.at, g.digits, g.left = aChunkSize, 0, 0
+	default:
+		return g.extension(x)
+	}
+	return nil
+}
+
+// extension reads a byte of chunk extensions (RFC 9112, section 7.1.1; RFC 9110, section
+// 5.6.4). Who takes a quote for another's end takes the line for another's.
+func (g *guard) extension(x byte) *refusal {
+	if g.extra++; g.extra > extensionBytes {
+		return longExtension
+	}
+	white, token := x == ' ' || x == '\t', class[x]&inToken != 0
+	switch at := g.at; {
+	case at == anExtQuoted && x == '"':
+		g.at = anExtValueEnd
+	case at == anExtQuoted && x == '\\':
+		g.at = anExtEscaped
+	case at == anExtQuoted || at == anExtEscaped:
+		if g.at = anExtQuoted; class[x]&inValue == 0 {
+			return badExtension
+		}
+	case at == anExtension && token:
+		g.at = anExtName
+	case at == anExtValue && token:
+		g.at = anExtToken
+	case at == anExtValue && x == '"':
+		g.at = anExtQuoted
+	case (at == anExtension || at == anExtValue) && white, (at == anExtName || at == anExtToken) && token: // more of it
+	case at == anExtension || at == anExtValue:
+		return badExtension
+	case x == '=' && (at == anExtName || at == anExtNameEnd):
+		g.at = anExtValue
+	case x == ';':
+		g.at = anExtension
+	case white && (at == anExtName || at == anExtNameEnd):
+		g.at = anExtNameEnd
+	case white:
+		g.at = anExtEnd
+	case x == '\r' && at != anExtNameEnd && at != anExtEnd:
+		g.at = aSizeEnd
+	default:
+		return badExtension
 	}
 	return nil
 }

@@ -52,6 +52,7 @@ var (
 	longHeader    = &refusal{431, "the header is too large (RFC 6585, section 5)"}
 	largeBody     = &refusal{413, "the body is too large (RFC 9110, section 15.5.14)"}
 	badChunk      = &refusal{400, "a chunk is its size in hexadecimal, CR LF, its bytes, CR LF (section 7.1)"}
+	badExtension  = &refusal{400, "a chunk extension is ;name, ;name=token or ;name=\"text\" (section 7.1.1)"}
 	longExtension = &refusal{400, "the chunk extensions are too long (section 7.1.1)"}
 	badTrailer    = &refusal{400, "a trailer has no field that frames, routes or authenticates (RFC 9110, section 6.5.1)"}
 	longTrailer   = &refusal{400, "the trailer is too large (section 7.1.2)"}
