@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"drover/config"
+	"drover/internal/journal"
 )
 
 // logged gives the lines of an access log, once there are so many.
@@ -49,7 +50,7 @@ func withLog(t *testing.T, format string, test func(t *testing.T, s *server, pat
 	}
 }
 
-func loggerTo(l *lines) *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+func loggerTo(l *journal.Journal) *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
 // nasty is what a client sends to write lines of its own.
 const nasty = "a\"b\\c\xff\u00e9\x01"
@@ -152,7 +153,7 @@ func TestAccessLogThatCannotBe(t *testing.T) {
 
 // Nobody writes: what waits is bounded, and what is lost is told.
 func TestAccessLogThatIsNotWritten(t *testing.T) {
-	var log lines
+	var log journal.Journal
 	path := filepath.Join(t.TempDir(), "a.log")
 	a := &accessLog{path: path, log: loggerTo(&log), some: make(chan struct{}, 1), many: make(chan struct{}, 1)}
 	if err := a.open(); err != nil {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"drover/config"
+	"drover/internal/journal"
 	"drover/internal/sys"
 	"drover/ipc/scoreboard"
 	"drover/worker/fastnet"
@@ -62,7 +63,7 @@ type server struct {
 	keys     *secure.Keys // nil is plain text
 	draining chan struct{}
 	served   chan error
-	log      *lines
+	log      *journal.Journal
 
 	entered chan string          // the path of each request to /wait
 	release chan struct{}        // lets one /wait answer
@@ -99,7 +100,7 @@ func both(t *testing.T, limits config.HTTP, test func(t *testing.T, s *server)) 
 
 func newServer(t testing.TB) *server {
 	return &server{
-		t: t, board: scoreboard.Private(), draining: make(chan struct{}), served: make(chan error, 1), log: &lines{},
+		t: t, board: scoreboard.Private(), draining: make(chan struct{}), served: make(chan error, 1), log: &journal.Journal{},
 		entered: make(chan string, 16), release: make(chan struct{}, 16), context: make(chan context.Context, 16),
 	}
 }
@@ -193,24 +194,6 @@ func (b *bounded) Close() error {
 	err := b.Listener.Close()
 	b.stock.Close()
 	return err
-}
-
-// lines is a log that tests read while it is written.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 const bigSize = 8 << 20

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"drover/config"
+	"drover/internal/journal"
 	"drover/ipc/scoreboard"
 	"drover/worker/engine"
 	"drover/worker/proxyproto"
@@ -32,31 +33,13 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience bounds what a test waits for: the machine may be busy.
 const patience = 30 * time.Second
 
-// lines is a log that may be read while it is written.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // front is a proxy that serves on an engine of drover's.
 type front struct {
 	url, address string
 	client       *http.Client
 	board        *scoreboard.Board
 	draining     chan struct{}
-	log          *lines
+	log          *journal.Journal
 	proxy        *Proxy
 }
 
@@ -66,7 +49,7 @@ func start(t *testing.T, trusted []string, limits config.HTTP, routes ...config.
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &front{address: l.Addr().String(), url: "http://" + l.Addr().String(), board: scoreboard.Private(), draining: make(chan struct{}), log: &lines{},
+	f := &front{address: l.Addr().String(), url: "http://" + l.Addr().String(), board: scoreboard.Private(), draining: make(chan struct{}), log: &journal.Journal{},
 		client: &http.Client{Timeout: patience, Transport: &http.Transport{DisableCompression: true}}}
 	believed, err := config.Trust(trusted...)
 	if err != nil {
@@ -450,7 +433,7 @@ func TestFailuresAreToldApart(t *testing.T) {
 }
 
 func TestFailuresAreLoggedOnceASecond(t *testing.T) {
-	log := &lines{}
+	log := &journal.Journal{}
 	r := newRoute(to("/", "http://a").WithDefaults(), slog.New(slog.NewTextHandler(log, nil)))
 	c := &call{Request: httptest.NewRequest("GET", "/", nil)}
 	begun := time.Now()

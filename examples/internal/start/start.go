@@ -32,6 +32,16 @@ func Main(m *testing.M, main func()) {
 	os.Exit(m.Run())
 }
 
+// Both runs a test on both engines: of an example whose engine $ENGINE names.
+func Both(t *testing.T, test func(t *testing.T, engine string)) {
+	for _, engine := range []string{"fasthttp", "nethttp"} {
+		t.Run(engine, func(t *testing.T) {
+			t.Parallel()
+			test(t, engine)
+		})
+	}
+}
+
 // Program is an example that runs.
 type Program struct {
 	URL     string // http://127.0.0.1:PORT

@@ -51,6 +51,9 @@ func TestRouters(t *testing.T) {
 				if r.StatusCode != c.status || err != nil || c.body != "" && string(body) != c.body || strings.HasPrefix(string(body), "hello") && c.status != 200 {
 					t.Errorf("%s %s: %d %q, %v, want %d %q", c.method, c.target, r.StatusCode, body, err, c.status, c.body)
 				}
+				if allow := r.Header.Get("Allow"); (c.status == 405) != strings.Contains(allow, "POST") { // RFC 9110, section 15.5.6
+					t.Errorf("%s %s: %d, allowed are %q", c.method, c.target, c.status, allow)
+				}
 			}
 		})
 	}
