@@ -9,21 +9,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RawRead is read(2) on a non-blocking descriptor. p must not be empty.
+// RawRead is recv(2) on a non-blocking socket, which costs a little less than read(2):
+// nothing of files is looked at. p must not be empty.
 func RawRead(fd int, p []byte) (int, syscall.Errno) {
 	for {
-		n, _, errno := syscall.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), 0, 0, 0)
 		if errno != syscall.EINTR {
 			return int(n), errno
 		}
 	}
 }
 
-// RawWrite is write(2) on a non-blocking descriptor. p must not be empty. The
-// runtime ignores the SIGPIPE of a socket whose peer is gone: the error is EPIPE.
+// RawWrite is send(2) on a non-blocking socket, as above. p must not be empty. A peer
+// that is gone is the error EPIPE, and no signal.
 func RawWrite(fd int, p []byte) (int, syscall.Errno) {
 	for {
-		n, _, errno := syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_NOSIGNAL, 0, 0)
 		if errno != syscall.EINTR {
 			return int(n), errno
 		}
@@ -31,7 +32,7 @@ func RawWrite(fd int, p []byte) (int, syscall.Errno) {
 }
 
 // RawWritev is writev(2) of two pieces, neither of them empty, on a non-blocking
-// descriptor.
+// socket.
 func RawWritev(fd int, a, b []byte) (int, syscall.Errno) {
 	pieces := [2]unix.Iovec{{Base: &a[0], Len: uint64(len(a))}, {Base: &b[0], Len: uint64(len(b))}}
 	for {

@@ -11,7 +11,7 @@ import (
 // Under the race detector bytes that were read came after they were written:
 // package syscall's own calls tell it so.
 
-// RawRead is read(2) on a non-blocking descriptor. p must not be empty.
+// RawRead is read(2) on a non-blocking socket. p must not be empty.
 func RawRead(fd int, p []byte) (int, syscall.Errno) {
 	for {
 		n, err := syscall.Read(fd, p)
@@ -24,7 +24,7 @@ func RawRead(fd int, p []byte) (int, syscall.Errno) {
 	}
 }
 
-// RawWrite is write(2) on a non-blocking descriptor. p must not be empty.
+// RawWrite is write(2) on a non-blocking socket. p must not be empty.
 func RawWrite(fd int, p []byte) (int, syscall.Errno) {
 	for {
 		n, err := syscall.Write(fd, p)
@@ -38,7 +38,7 @@ func RawWrite(fd int, p []byte) (int, syscall.Errno) {
 }
 
 // RawWritev is writev(2) of two pieces, neither of them empty, on a non-blocking
-// descriptor.
+// socket.
 func RawWritev(fd int, a, b []byte) (int, syscall.Errno) {
 	for {
 		n, err := unix.Writev(fd, [][]byte{a, b})
