@@ -162,10 +162,29 @@ func Epoll() (int, error) {
 	return fd, nil
 }
 
+// Readable makes a descriptor that is always readable (eventfd(2)), for epoll instances.
+// The caller closes it.
+func Readable() (int, error) {
+	fd, err := unix.Eventfd(1, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return -1, os.NewSyscallError("eventfd2", err)
+	}
+	return fd, nil
+}
+
 // EpollAdd has an epoll instance report a descriptor's events with data.
 func EpollAdd(epoll, fd int, events uint32, data uint64) syscall.Errno {
+	return epollControl(epoll, unix.EPOLL_CTL_ADD, fd, events, data)
+}
+
+// EpollAnew has it report what is there already once more.
+func EpollAnew(epoll, fd int, events uint32, data uint64) {
+	_ = epollControl(epoll, unix.EPOLL_CTL_MOD, fd, events, data) // fails only for one that was not added
+}
+
+func epollControl(epoll, how, fd int, events uint32, data uint64) syscall.Errno {
 	event := unix.EpollEvent{Events: events, Fd: int32(data), Pad: int32(data >> 32)}
-	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(&event)), 0, 0)
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(epoll), uintptr(how), uintptr(fd), uintptr(unsafe.Pointer(&event)), 0, 0)
 	return errno
 }
 

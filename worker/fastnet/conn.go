@@ -41,11 +41,52 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// ReadNow is a Read that waits for nothing: waits says that it would have to.
+func (c *Conn) ReadNow(p []byte) (n int, waits bool, err error) {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	if c.wouldWait() && c.in.state.Load() == quiet {
+		return 0, true, nil
+	}
+	if err := c.look(&c.in); err != nil {
+		return 0, false, c.failed("read", err)
+	}
+	n, errno := sys.RawRead(c.fd, p)
+	switch {
+	case errno == sys.Again:
+		return 0, true, nil
+	case errno != 0:
+		return 0, false, c.failed("read", os.NewSyscallError("read", errno))
+	case n == 0:
+		return 0, false, io.EOF
+	}
+	c.drained = n < len(p)
+	return n, false, nil
+}
+
+// Park has r resumed, once, as soon as a Read would not wait any more: for bytes, the
+// end, a deadline that has passed, or since the connection is closed. Nobody reads
+// until then; r may be resumed before Park returns. A connection that is closed already
+// is not parked, with net.ErrClosed.
+func (c *Conn) Park(r Resumer) error {
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	if err := c.park(&c.in, r); err != nil {
+		return c.failed("read", err)
+	}
+	return nil
+}
+
+// wouldWait reports whether nothing is there to be read unless something has happened
+// since the last read. What is shorter than asked for was all: the next bytes are a new
+// event (epoll(7), the 9th question). But what came with the peer's end was one event
+// with it. in.mu is held.
+func (c *Conn) wouldWait() bool {
+	return c.drained && !c.ended.Load() && c.in.deadline.Load() != passed && !c.closing.Load()
+}
+
 func (c *Conn) read(p []byte) (int, error) {
-	// What is shorter than asked for was all: the next bytes are a new event
-	// (epoll(7), the 9th question). But what came with the peer's end was one
-	// event with it.
-	if c.drained && !c.ended.Load() && c.in.deadline.Load() != passed && !c.closing.Load() {
+	if c.wouldWait() {
 		if err := c.await(&c.in); err != nil {
 			return 0, err
 		}

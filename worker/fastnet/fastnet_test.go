@@ -434,3 +434,149 @@ func TestWritev(t *testing.T) {
 		t.Errorf("on a closed one: %v", err)
 	}
 }
+
+// resumer tells a test when it is resumed, and does what the test wants of it then.
+type resumer struct {
+	resumed chan struct{} // has room for more than ever happens
+	does    func()
+}
+
+func (r *resumer) Resume() {
+	r.resumed <- struct{}{}
+	if r.does != nil {
+		r.does()
+	}
+}
+
+// once waits until r was resumed, and fails when that happened more than once since the
+// last look.
+func (r *resumer) once(t *testing.T, what string) {
+	t.Helper()
+	select {
+	case <-r.resumed:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s: it is not resumed", what)
+	}
+	if len(r.resumed) != 0 {
+		t.Fatalf("%s: it is resumed again", what)
+	}
+}
+
+// A parked connection is resumed, once, for whatever ends a Read.
+func TestPark(t *testing.T) {
+	for what, happens := range map[string]func(c *Conn, client *net.TCPConn){
+		"bytes":                  func(_ *Conn, client *net.TCPConn) { client.Write([]byte("xyz")) },
+		"the end":                func(_ *Conn, client *net.TCPConn) { client.Close() },
+		"a close":                func(c *Conn, _ *net.TCPConn) { c.Close() },
+		"a deadline that is now": func(c *Conn, _ *net.TCPConn) { c.SetReadDeadline(time.Now()) },
+		"a near deadline":        func(c *Conn, _ *net.TCPConn) { c.SetReadDeadline(time.Now().Add(20 * time.Millisecond)) },
+		"a far deadline":         func(c *Conn, _ *net.TCPConn) { c.SetReadDeadline(time.Now().Add(1200 * time.Millisecond)) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			l, address := listen(t)
+			for _, first := range []bool{false, true} { // before it is parked, or after
+				c, client := pair(t, l, address)
+				buffer := make([]byte, 100)
+				client.Write([]byte("a"))
+				if n, err := c.Read(buffer); n != 1 || err != nil {
+					t.Fatal(n, err)
+				}
+				if n, waits, err := c.ReadNow(buffer); n != 0 || !waits || err != nil {
+					t.Fatalf("ReadNow of nothing: %d, waits %v, %v", n, waits, err)
+				}
+				r := &resumer{resumed: make(chan struct{}, 8)}
+				if first {
+					happens(c, client)
+				}
+				err := c.Park(r)
+				if first && what == "a close" && errors.Is(err, net.ErrClosed) {
+					continue // there is nothing to wait for
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !first {
+					happens(c, client)
+				}
+				r.once(t, what)
+				n, waits, err := c.ReadNow(buffer)
+				if waits || n == 0 && err == nil {
+					t.Errorf("then ReadNow gives %d, waits %v, %v", n, waits, err)
+				}
+			}
+		})
+	}
+}
+
+// What is resumed and waits keeps nothing from being resumed, and those that were
+// called for it end.
+func TestParkedBehindWaiting(t *testing.T) {
+	l, address := listen(t)
+	const conns = 40
+	release := make(chan struct{})
+	var waiting []*resumer
+	for range conns {
+		c, client := pair(t, l, address)
+		r := &resumer{resumed: make(chan struct{}, 8), does: func() { <-release }}
+		if err := c.Park(r); err != nil {
+			t.Fatal(err)
+		}
+		client.Write([]byte("x"))
+		waiting = append(waiting, r)
+	}
+	for i, r := range waiting {
+		r.once(t, fmt.Sprintf("connection %d of %d that wait", i, conns))
+	}
+	close(release)
+	for end := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+		l.poller.mu.Lock()
+		free, polling := l.poller.free, l.poller.polling
+		l.poller.mu.Unlock()
+		if polling && free > 0 && free <= spareHands {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d hands are free, polled %v", free, polling)
+		}
+	}
+}
+
+// Nothing that comes while a connection is parked is missed, whoever is faster.
+func TestParkMeetsBytes(t *testing.T) {
+	l, address := listen(t)
+	c, client := pair(t, l, address)
+	const bytes = 20000
+	got, done := 0, make(chan error, 1)
+	buffer := make([]byte, 100)
+	r := &resumer{resumed: make(chan struct{}, bytes+1)}
+	r.does = func() {
+		for {
+			n, waits, err := c.ReadNow(buffer)
+			if got += n; err != nil || got == bytes {
+				done <- err
+				return
+			}
+			if waits {
+				if err := c.Park(r); err != nil {
+					done <- err
+				}
+				return
+			}
+		}
+	}
+	if err := c.Park(r); err != nil {
+		t.Fatal(err)
+	}
+	for range bytes {
+		client.Write([]byte("z"))
+	}
+	select {
+	case err := <-done:
+		if err != nil || got != bytes {
+			t.Fatal(got, err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("a byte is lost")
+	}
+}

@@ -35,6 +35,7 @@ type gate struct {
 	state    atomic.Uint32
 	bell     chan struct{} // has room for one; made by the first who waits
 	deadline atomic.Int64  // Unix ns; 0: none; passed: it has come
+	parked   Resumer       // goes on in the state of parks; mu holds it until then
 }
 
 const (
@@ -42,29 +43,44 @@ const (
 	happens               // something has, that the next read or write will find; leaves by a look
 	poked                 // a deadline has passed, or the socket closes; leaves by a look, or an event
 	waits                 // somebody waits for the bell; leaves by an event, or a poke
+	parks                 // nobody waits, and parked is to be resumed; leaves likewise
 )
 
 // passed is a deadline that has come.
 const passed = 1
 
-// open says that something has happened, and wakes who waits.
-func (g *gate) open() {
+// open says that something has happened, and wakes who waits; p.mu is held. It
+// reports whether somebody was woken.
+func (g *gate) open(p *Poller) (woken bool) {
 	if g.state.Load() == happens {
-		return // known, and not looked at yet
+		return false // known, and not looked at yet
 	}
-	if g.state.Swap(happens) == waits {
+	switch g.state.Swap(happens) {
+	case waits:
 		g.bell <- struct{}{} // there is room: one waits, and is rung for once
+		return true
+	case parks:
+		p.resume(g.parked)
 	}
+	return false
 }
 
-// poke wakes who waits without anything having happened.
-func (g *gate) poke() {
-	if g.state.CompareAndSwap(waits, poked) {
-		g.bell <- struct{}{}
-		return
-	}
-	if !g.state.CompareAndSwap(quiet, poked) && g.state.Load() == waits {
-		g.poke() // it has begun to wait meanwhile
+// poke wakes who waits without anything having happened; p.mu is held.
+func (g *gate) poke(p *Poller) {
+	for {
+		switch was := g.state.Load(); {
+		case was == happens || was == poked:
+			return
+		case !g.state.CompareAndSwap(was, poked):
+		case was == waits:
+			g.bell <- struct{}{}
+			return
+		case was == parks:
+			p.resume(g.parked)
+			return
+		default:
+			return
+		}
 	}
 }
 
@@ -108,33 +124,46 @@ func (s *socket) setDeadline(g *gate, t time.Time) error {
 	}
 	switch {
 	case at == passed:
-		g.poke()
+		s.poke(g)
 	case at > passed && left < precise:
-		time.AfterFunc(left, func() { s.expire(g, at) })
+		time.AfterFunc(left, func() {
+			s.poller.mu.Lock()
+			s.expire(g, at)
+			s.poller.mu.Unlock()
+		})
 	}
 	return nil
 }
 
-// expire ends the waiting when the deadline has passed at now.
+// poke is the gate's.
+func (s *socket) poke(g *gate) {
+	s.poller.mu.Lock()
+	g.poke(s.poller)
+	s.poller.mu.Unlock()
+}
+
+// expire ends the waiting when the deadline has passed at now; poller.mu is held.
 func (s *socket) expire(g *gate, now int64) {
 	if d := g.deadline.Load(); d > passed && d <= now && g.deadline.CompareAndSwap(d, passed) {
 		s.poller.deadlines.Add(-1)
-		g.poke()
+		g.poke(s.poller)
 	}
 }
 
-// happened takes what the poller reports.
-func (s *socket) happened(events uint32) {
+// happened takes what the poller reports, and reports whether somebody was woken;
+// poller.mu is held.
+func (s *socket) happened(events uint32) (woken bool) {
 	const bad = sys.EpollErr | sys.EpollHup
 	if events&(sys.EpollPeerHup|bad) != 0 {
 		s.ended.Store(true)
 	}
 	if events&(sys.EpollIn|sys.EpollPeerHup|bad) != 0 {
-		s.in.open()
+		woken = s.in.open(s.poller)
 	}
 	if events&(sys.EpollOut|bad) != 0 {
-		s.out.open()
+		woken = s.out.open(s.poller) || woken
 	}
+	return woken
 }
 
 // look is to be called before a read or write is tried: what happens from then
@@ -153,6 +182,26 @@ func (s *socket) look(g *gate) (err error) {
 		g.state.Store(happens)
 	}
 	return err
+}
+
+// park has r resumed as soon as a read or write may do better than the last, or fails.
+// The gate's mu is held.
+func (s *socket) park(g *gate, r Resumer) error {
+	if s.closing.Load() {
+		return net.ErrClosed
+	}
+	if !s.registered.Load() {
+		if err := s.register(); err != nil {
+			return err
+		}
+	}
+	g.parked = r
+	if !g.state.CompareAndSwap(quiet, parks) {
+		s.poller.mu.Lock()
+		s.poller.resume(r)
+		s.poller.mu.Unlock()
+	}
+	return nil
 }
 
 // await waits until a read or write may do better than the last. The gate's mu is
@@ -186,8 +235,8 @@ func (s *socket) close(elsewhere bool) error {
 	if s.closing.Swap(true) {
 		return net.ErrClosed
 	}
-	s.in.poke()
-	s.out.poke()
+	s.poke(&s.in)
+	s.poke(&s.out)
 	s.in.mu.Lock()
 	defer s.in.mu.Unlock()
 	s.out.mu.Lock()
