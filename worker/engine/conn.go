@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -42,6 +43,14 @@ type conn struct {
 	// where nothing waits, begun of beginnings.
 	wait  int
 	begun *[]byte
+
+	// Where serve is not nil, one of many connections keeps no goroutine between two
+	// requests: who serves it is told that it has ended (leaving), and serve is called
+	// when there is more to read (resumed).
+	serve    func(net.Conn)
+	leaving  atomic.Bool // the next Close parks it
+	resumed  bool        // and has not read anything yet; the reading goroutine's
+	requests int         // handled so far; the handling goroutine's
 
 	doing     atomic.Int64 // the phase, and what reading is limited to, as doing makes it
 	writeBy   atomic.Int64 // until when a write may last that is under way; 0: none is
@@ -145,6 +154,46 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.enter(body, c.t.limits.BodyTimeout)
 	}
 	return n, err
+}
+
+// Resume serves on what was parked.
+func (c *conn) Resume() {
+	c.resumed = true
+	c.serve(c)
+}
+
+// between reads what a connection that may be parked has between two requests. Where
+// that is nothing yet, and there are many, it has come to its end, as far as fasthttp
+// knows, whose Close then parks it.
+func (c *conn) between(p []byte) (int, error) {
+	below := c.below.(*fastnet.Conn)
+	var n int
+	var err error
+	if c.t.tracked.Load() < c.t.crowd {
+		n, err = below.Read(p)
+	} else {
+		var waits bool
+		if n, waits, err = below.ReadNow(p); waits {
+			c.leaving.Store(true)
+			return 0, io.EOF
+		}
+	}
+	if err != nil && c.expired.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
+		n, err = c.lastChance(p, err, false)
+	}
+	if n == 0 && c.resumed {
+		err = io.EOF // of which there is nothing to be told
+	}
+	c.resumed = false
+	return n, err
+}
+
+// park leaves the connection to the poller until there is more to read.
+func (c *conn) park() bool {
+	if !c.leaving.CompareAndSwap(true, false) || c.abandoned.Load() {
+		return false
+	}
+	return c.below.(*fastnet.Conn).Park(c) == nil
 }
 
 // lastChance looks once more before an idle connection is given up: a request
@@ -261,6 +310,9 @@ func (c *conn) CloseWrite() error {
 
 // Close closes the connection; only the first call counts.
 func (c *conn) Close() error {
+	if c.serve != nil && c.park() {
+		return nil
+	}
 	err := net.ErrClosed
 	c.closeOnce.Do(func() {
 		switch {

@@ -72,7 +72,8 @@ type server struct {
 	ended   sync.Once            // the draining channel's closing
 }
 
-// engines are the two, each around the pages below.
+// engines are the two, each around the pages below: fasthttp's also as it is with many
+// connections.
 var engines = []struct {
 	name string
 	make func(s *server) (answering, *tracker)
@@ -81,6 +82,11 @@ var engines = []struct {
 	{"net/http", func(s *server) (answering, *tracker) {
 		n := NetHTTP(http.HandlerFunc(s.net))
 		return n, n.tracker
+	}},
+	{"fasthttp-parked", func(s *server) (answering, *tracker) {
+		f := FastHTTP(s.fast)
+		f.crowd = 0
+		return f, f.tracker
 	}},
 }
 
@@ -163,6 +169,17 @@ type bounded struct {
 
 func listen(t testing.TB) *bounded {
 	t.Helper()
+	poller, err := fastnet.NewPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(poller.Close)
+	return listenBy(t, poller)
+}
+
+// listenBy is listen with a poller that another listener has already.
+func listenBy(t testing.TB, poller *fastnet.Poller) *bounded {
+	t.Helper()
 	var fd int
 	var dupErr error
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
@@ -181,11 +198,6 @@ func listen(t testing.TB) *bounded {
 	if err := raw.Control(func(n uintptr) { fd, dupErr = sys.Dup(int(n)) }); err != nil || dupErr != nil {
 		t.Fatal(err, dupErr)
 	}
-	poller, err := fastnet.NewPoller()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(poller.Close)
 	return &bounded{poller.Listen(fd), poller, stock}
 }
 
@@ -478,7 +490,7 @@ func TestBigResponse(t *testing.T) {
 func TestSeveralListeners(t *testing.T) {
 	both(t, config.HTTP{}, func(t *testing.T, s *server) {
 		first := s.listener
-		second := listen(t)
+		second := listenBy(t, first.poller)
 		served := make(chan error, 1)
 		go func() { served <- s.engine.Serve(second) }()
 		s.dial().want(get("/hello"), 200, "hello")

@@ -3,9 +3,11 @@ package engine
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"math"
 	"net"
+	"syscall"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -16,6 +18,8 @@ type Fast struct {
 	base
 	server  *fasthttp.Server
 	handler fasthttp.RequestHandler
+
+	requests int // of a connection, at most; 0: without bound
 }
 
 // FastHTTP makes an engine that answers with h. Values that h takes from its
@@ -26,6 +30,12 @@ func FastHTTP(h fasthttp.RequestHandler) *Fast {
 
 // FastHTTPServer makes an engine of a server with its own settings, which it
 // takes over. drover's limits hold where the server sets none.
+//
+// A connection in plain text has no goroutine between two requests, and is to fasthttp
+// a new one with the next: ConnID, ConnRequestNum and ConnTime of a RequestCtx begin
+// anew then, and GetOpenConnectionsCount counts those only that are served. A server
+// that sets ReadTimeout, WriteTimeout, IdleTimeout, Concurrency, MaxConnsPerIP, ConnState
+// or ReduceMemoryUsage keeps a goroutine for each.
 func FastHTTPServer(s *fasthttp.Server) *Fast {
 	return &Fast{base: newBase(false), server: s, handler: s.Handler}
 }
@@ -61,12 +71,16 @@ func (f *Fast) configure() {
 			s.MaxRequestBodySize = math.MaxInt
 		}
 	}
+	if f.parks() {
+		f.serve = f.goOn
+	}
 	if s.Concurrency == 0 {
 		s.Concurrency = max(f.limits.Connections, fasthttp.DefaultConcurrency) // the tracker bounds connections
 	}
-	if s.MaxRequestsPerConn == 0 {
-		s.MaxRequestsPerConn = max(0, f.limits.ConnectionRequests)
+	if f.requests = s.MaxRequestsPerConn; f.requests <= 0 {
+		f.requests = max(0, f.limits.ConnectionRequests)
 	}
+	s.MaxRequestsPerConn = 0 // fasthttp counts anew when a parked connection goes on
 	answer := plainRefusal
 	if s.ErrorHandler == nil {
 		s.ErrorHandler = f.refuse
@@ -91,6 +105,26 @@ func (f *Fast) configure() {
 	f.access, f.setupErr = newAccessLog(f.limits, f.trusted, f.log)
 }
 
+// parks reports whether connections are parked between two requests: not where a
+// program has set what fasthttp would keep with the goroutine that serves one.
+func (f *Fast) parks() bool {
+	s := f.server
+	return s.ReadTimeout == 0 && s.WriteTimeout == 0 && s.IdleTimeout == 0 && s.Concurrency == 0 && s.MaxConnsPerIP == 0 &&
+		s.ConnState == nil && !s.ReduceMemoryUsage
+}
+
+// goOn serves on what was parked, and logs what fasthttp logs of a connection that it
+// has begun itself (fasthttp/workerpool.go, workerFunc).
+func (f *Fast) goOn(c net.Conn) {
+	err := f.server.ServeConn(c)
+	var netErr net.Error
+	usual := errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &netErr) && netErr.Timeout()
+	if err != nil && (!usual || f.server.LogAllErrors) {
+		f.server.Logger.Printf("error when serving connection %q<->%q: %v", c.LocalAddr(), c.RemoteAddr(), err)
+	}
+}
+
 // handle is around each request.
 func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 	c := ours(ctx.Conn())
@@ -113,6 +147,11 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 		unsent(ctx)
 	}
 	reading := leftover(ctx)
+	if c != nil && f.requests > 0 {
+		if c.requests++; c.requests >= f.requests {
+			ctx.SetConnectionClose()
+		}
+	}
 	if f.isDraining() || c != nil && c.guard.listed && f.closes(ctx) {
 		ctx.SetConnectionClose()
 	}

@@ -101,7 +101,14 @@ func (c *conn) admitted(p []byte) (int, error) {
 		case g.refused != nil:
 			return c.refuse()
 		case len(g.held) == 0:
-			n, err := c.receive(p)
+			n, err := 0, error(nil)
+			if c.serve != nil && g.at == aHeader && c.is(idle) {
+				if n, err = c.between(p); n == 0 {
+					return 0, err
+				}
+			} else {
+				n, err = c.receive(p)
+			}
 			if n > 0 {
 				ok, end := g.admit(p[:n], &c.t.bounds)
 				if ok == end { // as nearly always
