@@ -144,7 +144,7 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	if ctx.Response.IsBodyStream() {
-		unsent(ctx)
+		f.frame(ctx)
 	}
 	reading := leftover(ctx)
 	if c != nil && f.requests > 0 {

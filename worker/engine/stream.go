@@ -45,17 +45,55 @@ func leftover(ctx *fasthttp.RequestCtx) bool {
 	return true
 }
 
-// unsent takes a stream off an answer that has no body (RFC 9112, section 6.3). Of one
-// whose length nobody knows fasthttp v1.74.0 writes the end of the chunks nevertheless
-// (fasthttp/http.go, writeBodyStream), which a client takes for the next answer's begin.
-func unsent(ctx *fasthttp.RequestCtx) {
+// frame mends how fasthttp v1.74.0 would send a stream whose length nobody knows.
+func (f *Fast) frame(ctx *fasthttp.RequestCtx) {
 	answer := &ctx.Response
-	status := answer.StatusCode()
-	none := ctx.IsHead() || answer.SkipBody || status < 200 || status == fasthttp.StatusNoContent || status == fasthttp.StatusNotModified
-	if none && answer.Header.ContentLength() < 0 {
-		answer.ResetBody() // closes it
-		answer.Header.SetContentLength(-1)
+	if answer.Header.ContentLength() >= 0 {
+		return
 	}
+	status, old := answer.StatusCode(), !ctx.Request.Header.IsHTTP11()
+	bodiless := status < 200 || status == fasthttp.StatusNoContent
+	switch {
+	case bodiless || status == fasthttp.StatusNotModified || ctx.IsHead() || answer.SkipBody:
+		// It would write the end of the chunks nevertheless (fasthttp/http.go,
+		// writeBodyStream), which a client takes for the next answer's begin (RFC 9112,
+		// section 6.3).
+		answer.ResetBody() // closes it
+		if answer.Header.SetContentLength(-1); bodiless || old {
+			answer.Header.Del(fasthttp.HeaderTransferEncoding) // RFC 9112, section 6.1
+		}
+	case old:
+		f.toTheEnd(ctx)
+	}
+}
+
+// toTheEnd sends a stream to a client of HTTP/1.0, which knows no chunks: its end is the
+// connection's (RFC 9112, sections 6.1 and 6.3). fasthttp would send chunks; so it is
+// told that the connection is hijacked, for which it writes all answers before.
+func (f *Fast) toTheEnd(ctx *fasthttp.RequestCtx) {
+	answer := &ctx.Response
+	answer.Header.Del(fasthttp.HeaderTransferEncoding)
+	answer.Header.SetConnectionClose()
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(nc net.Conn) { // ctx is its until it returns (fasthttp/server.go, hijackConnHandler)
+		defer nc.Close()
+		defer func() {
+			if v := recover(); v != nil {
+				f.panicked(v, string(ctx.Method()), string(ctx.Path()), named(string(answer.Header.Peek(RequestIDHeader))))
+				if c := ours(ctx.Conn()); c != nil {
+					c.abandon() // half an answer must not look whole
+				}
+			}
+		}()
+		_, err := nc.Write(answer.Header.Header())
+		if err == nil {
+			_, err = io.Copy(nc, answer.BodyStream())
+		}
+		if c := ours(ctx.Conn()); c != nil && err != nil {
+			c.abandon()
+		}
+		_ = answer.CloseBodyStream() // of a cut one too, and nobody is left to be told
+	})
 }
 
 // ours is the connection of fasthttp's that the tracker knows, or nil.
