@@ -333,6 +333,51 @@ func TestStalledReaderOverTLSIsCut(t *testing.T) {
 	})
 }
 
+// Over HTTP/2 too, where net/http writes by TLS itself.
+func TestStalledReaderOverHTTP2IsCut(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	n := NetHTTP(http.HandlerFunc(s.net))
+	s.engine, s.tracker, s.keys = n, n.tracker, keysFor(t, "a.test")
+	s.start(config.HTTP{WriteTimeout: short})
+	stop, gone := make(chan struct{}), make(chan struct{})
+	defer close(gone)
+	transport := &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: trusted().Pool(), ServerName: "a.test"},
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			return &stalling{s.dial().TCPConn, stop, gone}, nil
+		}}
+	defer transport.CloseIdleConnections()
+	r, err := (&http.Client{Transport: transport}).Get("https://" + s.listener.Addr().String() + "/big")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.ProtoMajor != 2 {
+		t.Fatal(r.Proto)
+	}
+	begun := time.Now()
+	close(stop)
+	s.until("cut", func(n scoreboard.Snapshot) bool { return n.Connections == 0 && n.InFlight == 0 })
+	if took := time.Since(begun); took < short {
+		t.Errorf("it is cut after %v, want %v or more", took, short)
+	}
+}
+
+// stalling is a connection that is read no more once it is told to stop.
+type stalling struct {
+	*net.TCPConn
+	stop, gone <-chan struct{}
+}
+
+func (s *stalling) Read(p []byte) (int, error) {
+	select {
+	case <-s.stop:
+		<-s.gone
+		return 0, io.EOF
+	default:
+		return s.TCPConn.Read(p)
+	}
+}
+
 // Idle connections end by the word that TLS has for it.
 func TestDrainOverTLS(t *testing.T) {
 	bothOverTLS(t, config.HTTP{}, func(t *testing.T, s *server) {
