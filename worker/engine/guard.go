@@ -209,6 +209,7 @@ func (c *conn) ends(err error, ahead bool) (int, error) {
 // of p: empty lines before a request are taken out, for which net/http has no use.
 func (g *guard) admit(p []byte, b *bounds) (ok, end int) {
 	i := 0
+	var before []byte // a header of p behind which the next request comes
 	for i < len(p) {
 		switch g.at {
 		case aHeader:
@@ -220,6 +221,11 @@ func (g *guard) admit(p []byte, b *bounds) (ok, end int) {
 					p = append(p[:i], p[i+2:]...)
 					continue
 				}
+			}
+			if len(before) > 0 && bytes.HasPrefix(p[i:], before) { // as in many a pipeline: what is right of one is of the other
+				i += len(before)
+				g.blank = 0
+				continue
 			}
 			h, n, no := scan(p[i:], b)
 			if no != nil || n == 0 {
@@ -239,6 +245,8 @@ func (g *guard) admit(p []byte, b *bounds) (ok, end int) {
 				g.at, g.digits, g.extra, g.left, g.size = aChunkSize, 0, 0, 0, 0
 			case h.length > 0:
 				g.at, g.left = aBody, h.length
+			default:
+				before = p[i-n : i]
 			}
 		case aBody, aChunk:
 			n := min(g.left, int64(len(p)-i))

@@ -223,11 +223,43 @@ func TestRefusedClientsReadTheirAnswer(t *testing.T) {
 }
 
 // What the guard costs a request.
+// What is said of requests that come together is what is said of each alone, also where
+// one is the same as the one before.
+func TestGuardOfAPipeline(t *testing.T) {
+	bounds := &bounds{header: 1 << 10, body: 1 << 10}
+	const (
+		plain = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
+		other = "GET /b HTTP/1.1\r\nHost: a\r\n\r\n"
+		sized = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 26\r\n\r\nGET /a HTTP/1.1\r\nHost: a\r\n"
+		empty = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+		wrong = "GET /a HTTP/1.1\r\nHost: a\r\n\n"
+		part  = "GET /a HTTP/1.1\r\nHost: a\r\n\r"
+	)
+	for _, all := range [][]string{
+		{plain, plain, plain}, {plain, other, plain, plain}, {plain, "\r\n", plain}, {empty, empty, plain, empty},
+		{sized, sized, plain}, {plain, sized, plain}, {plain, plain, wrong}, {plain, plain, part}, {plain, "\r\n\r\n\r\n\r\n\r\n", plain},
+	} {
+		var alone, together guard
+		var want int
+		for _, one := range all {
+			ok, end := alone.admit([]byte(one), bounds)
+			if want += ok; ok < end {
+				break
+			}
+		}
+		got, _ := together.admit([]byte(strings.Join(all, "")), bounds)
+		if got != want || together.refused != alone.refused || together.at != alone.at || together.blank != alone.blank {
+			t.Errorf("%.120q: %d bytes, %v; one by one %d, %v", all, got, together.refused, want, alone.refused)
+		}
+	}
+}
+
 func BenchmarkGuard(b *testing.B) {
 	bounds := &bounds{header: 16 << 10, body: 4 << 20}
 	for name, text := range map[string]string{
-		"small":   "GET /h.txt HTTP/1.1\r\nHost: 127.0.0.1:18771\r\n\r\n",
-		"browser": "GET /index.html HTTP/1.1\r\nHost: www.example.com\r\nConnection: keep-alive\r\nAccept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36\r\nAccept-Encoding: gzip, deflate, br\r\nAccept-Language: en-US,en;q=0.9\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\r\n",
+		"small":            "GET /h.txt HTTP/1.1\r\nHost: 127.0.0.1:18771\r\n\r\n",
+		"16 of a pipeline": strings.Repeat("GET /h.txt HTTP/1.1\r\nHost: 127.0.0.1:18771\r\n\r\n", 16),
+		"browser":          "GET /index.html HTTP/1.1\r\nHost: www.example.com\r\nConnection: keep-alive\r\nAccept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36\r\nAccept-Encoding: gzip, deflate, br\r\nAccept-Language: en-US,en;q=0.9\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\r\n",
 	} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
