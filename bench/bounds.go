@@ -14,6 +14,7 @@ var bounds = []bound{
 	{"keepalive-c64", "nginx", 1.05, 0.95},
 	{"keepalive-c64", "c", 1.25, 1.12},
 	{"keepalive-c64", "node", 0.32, 0},
+	{"keepalive-c64", "drover-unguarded", 1.03, 0},
 	{"keepalive-c512", "prefork", 0.55, 0.45},
 	{"keepalive-c512", "nginx", 1.05, 0.93},
 	{"keepalive-c512", "c", 1.25, 1.12},

@@ -60,7 +60,7 @@ func main() {
 }
 
 var (
-	usual    = []string{"drover", "prefork", "fasthttp", "nethttp", "nginx", "nginx-deferred", "c", "node"}
+	usual    = []string{"drover", "prefork", "fasthttp", "nethttp", "nginx", "nginx-deferred", "c", "node", "drover-unguarded"}
 	compared = []string{"drover", "prefork", "nginx", "nginx-deferred", "c", "node"} // those of the bounds
 )
 

@@ -41,7 +41,7 @@ var (
 // keys are the names that --peer takes, drover's first.
 var keys = []string{
 	"drover", "prefork", "fasthttp", "nethttp", "nginx", "nginx-deferred", "c", "node",
-	"drover-nethttp", "gnet", "fiber", "haproxy", "h2o", "bun", "pm2",
+	"drover-unguarded", "drover-nethttp", "gnet", "fiber", "haproxy", "h2o", "bun", "pm2",
 }
 
 // peers makes the servers of those keys, in the order of keys. Without drover
@@ -95,6 +95,19 @@ func (s *site) make(ctx context.Context, key string) server {
 	case "drover-nethttp":
 		p := s.goPeer(ctx, "drover, net/http engine", "drover-nethttp", s.workers, []kind{keepalive, closing, jsonKind, encrypted, shaking, resuming, redis})
 		p.optional = true
+		return p
+	case "drover-unguarded":
+		p := s.goPeer(ctx, "drover without its guard", "drover", s.workers, []kind{keepalive, pipelined})
+		binary, err := s.goBuild(ctx, ".", "./peer", "unguarded", "-tags", "unguarded")
+		if err != nil {
+			p.missing = err
+		}
+		own := p.command
+		p.command = func(l load, port int) (command, error) {
+			c, err := own(l, port)
+			c.args[0] = binary
+			return c, err
+		}
 		return p
 	case "nginx":
 		return s.nginx("nginx", "", append([]kind{file, encrypted, shaking, resuming}, most...))

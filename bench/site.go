@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -97,9 +98,9 @@ func (s *site) write(name, text string) (string, error) {
 }
 
 // goBuild builds a package of the module in dir, and returns the binary.
-func (s *site) goBuild(ctx context.Context, dir, pkg, name string) (string, error) {
+func (s *site) goBuild(ctx context.Context, dir, pkg, name string, flags ...string) (string, error) {
 	binary := filepath.Join(s.dir, name)
-	return binary, build(ctx, dir, "go", "build", "-buildvcs=false", "-o", binary, pkg)
+	return binary, build(ctx, dir, "go", slices.Concat([]string{"build", "-buildvcs=false", "-o", binary}, flags, []string{pkg})...)
 }
 
 // gcc builds a C source of this module.

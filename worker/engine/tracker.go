@@ -154,6 +154,9 @@ func (t *tracker) add(c net.Conn) *conn {
 // track begins to track a connection, and wakes the sweeper when it sleeps.
 func (t *tracker) track(c *conn) *conn {
 	c.t = t
+	if !guarding {
+		c.guard.at = unguarded
+	}
 	t.board.Accepted()
 	t.mu.Lock()
 	defer t.mu.Unlock()
