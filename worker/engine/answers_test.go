@@ -135,9 +135,10 @@ func TestPanicOfAReader(t *testing.T) {
 		t.Errorf("%q", all)
 	}
 	s.until("counted", func(n scoreboard.Snapshot) bool { return n.Panics == 1 && n.Connections == 0 && n.InFlight == 0 })
-	if log := s.log.String(); !strings.Contains(log, "a handler panicked: boom") || !strings.Contains(log, "path=/half\n") {
-		t.Errorf("the log: %s", log)
-	}
+	s.until("logged", func(scoreboard.Snapshot) bool { // behind the counting
+		log := s.log.String()
+		return strings.Contains(log, "a handler panicked: boom") && strings.Contains(log, "path=/half\n")
+	})
 	s.dial().want(get("/text"), 200, "text")
 }
 
