@@ -273,8 +273,9 @@ type HTTP struct {
 	// RequestTimeout bounds the time from the end of a request's header to the end of
 	// its body, however steadily that comes. 0 is 5 min.
 	RequestTimeout time.Duration
-	// WriteTimeout bounds how long a response may make no progress, measured by
-	// what the client's TCP has acknowledged. 0 is 30 s.
+	// WriteTimeout bounds how long a response that waits for its client may make no
+	// progress: the client's TCP has acknowledged less than 500 bytes for each second of
+	// it. 0 is 30 s.
 	WriteTimeout time.Duration
 	// IdleTimeout bounds how long a keep-alive connection may wait for its next
 	// request. 0 is 60 s.

@@ -390,13 +390,19 @@ func (c *conn) sweep(now int64) {
 	if by > now {
 		return
 	}
-	if acked := c.acknowledged(); acked != c.acked {
+	least := uint64(slowestReader * c.t.limits.WriteTimeout.Seconds())
+	if acked := c.acknowledged(); acked > c.acked+least {
 		c.acked, c.seenWrite = acked, now+int64(c.t.limits.WriteTimeout)
 		c.writeBy.CompareAndSwap(by, c.seenWrite)
 		return
 	}
 	_ = c.below.SetWriteDeadline(time.Unix(1, 0))
 }
+
+// slowestReader is how fast a client must take an answer that waits for it, in bytes a
+// second: as fast as Apache's mod_reqtimeout has a body be sent (MinRate=500). Who takes
+// a few bytes now and then, to keep what serves it busy, makes no progress.
+const slowestReader = 500
 
 func (c *conn) acknowledged() (n uint64) {
 	if raw := c.raw(); raw != nil {

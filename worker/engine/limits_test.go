@@ -1,10 +1,13 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -116,6 +119,36 @@ func TestStalledReaderIsCut(t *testing.T) {
 			t.Errorf("it reads on: %v", err)
 		}
 		s.dial().want(get("/hello"), 200, "hello")
+	})
+}
+
+// A reader that takes a few bytes of a big response now and then is cut as well.
+func TestTricklingReaderIsCut(t *testing.T) {
+	const limit = 3 * time.Second
+	both(t, config.HTTP{WriteTimeout: limit}, func(t *testing.T, s *server) {
+		var small error
+		dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error { // as little room as there can be
+			return raw.Control(func(fd uintptr) { small = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 1) })
+		}}
+		nc, err := dialer.DialContext(t.Context(), "tcp", s.listener.Addr().String())
+		if err = errors.Join(err, small); err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		if _, err := io.WriteString(nc, get("/big")); err != nil {
+			t.Fatal(err)
+		}
+		s.until("there", func(n scoreboard.Snapshot) bool { return n.Requests == 1 || n.InFlight == 1 })
+		begun := time.Now()
+		pace := time.NewTicker(limit * 9 / 10)
+		defer pace.Stop()
+		for s.board.Snapshot().Connections > 0 {
+			if <-pace.C; time.Since(begun) > patience {
+				t.Fatalf("it is not cut in %v", patience)
+			}
+			_, _ = io.ReadFull(nc, make([]byte, 1200)) // fails once it is cut
+		}
+		t.Logf("cut after %v", time.Since(begun))
 	})
 }
 
