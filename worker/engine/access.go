@@ -178,12 +178,12 @@ type entry struct {
 func (a *accessLog) chosen() bool { return a.sample == math.MaxUint32 || rand.Uint32() < a.sample }
 
 // fast takes note of a fasthttp request that was answered.
-func (a *accessLog) fast(ctx *fasthttp.RequestCtx, status int, bytes int64) {
+func (a *accessLog) fast(ctx *fasthttp.RequestCtx, answer *fasthttp.Response, bytes int64) {
 	if !a.chosen() {
 		return
 	}
 	h := &ctx.Request.Header
-	if ctx.Response.IsBodyStream() && ctx.Response.Header.ContentLength() < 0 {
+	if answer.IsBodyStream() && answer.Header.ContentLength() < 0 {
 		bytes = -1
 	}
 	remote := ctx.RemoteAddr()
@@ -197,8 +197,8 @@ func (a *accessLog) fast(ctx *fasthttp.RequestCtx, status int, bytes int64) {
 	}
 	a.put(&entry{
 		at: ctx.Time(), took: time.Since(ctx.Time()), remote: remote, method: h.Method(), target: h.RequestURI(), protocol: h.Protocol(),
-		host: h.Host(), referer: h.Referer(), agent: h.UserAgent(), requestID: ctx.Response.Header.Peek(RequestIDHeader), trace: h.Peek("Traceparent"),
-		status: status, bytes: bytes,
+		host: h.Host(), referer: h.Referer(), agent: h.UserAgent(), requestID: answer.Header.Peek(RequestIDHeader), trace: h.Peek("Traceparent"),
+		status: answer.StatusCode(), bytes: bytes,
 	})
 }
 

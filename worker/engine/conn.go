@@ -135,7 +135,12 @@ func (c *conn) Read(p []byte) (int, error) {
 		if c.expired.Load() { // meant for an idleness that has ended
 			c.unexpireRead()
 		}
-		c.enter(idle, c.t.limits.IdleTimeout)
+		if c.guard.inBody() { // the header came with the request before
+			c.wholeBy = 0
+			c.enter(body, c.t.limits.BodyTimeout)
+		} else {
+			c.enter(idle, c.t.limits.IdleTimeout)
+		}
 		if c.cork != nil {
 			if err := c.release(); err != nil {
 				return 0, err

@@ -86,6 +86,28 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
+// A request whose header came together with the one before is in flight, though its
+// body is still to come.
+func TestShutdownWithinAPipeline(t *testing.T) {
+	both(t, config.HTTP{}, func(t *testing.T, s *server) {
+		idle, busy := s.dial(), s.dial()
+		idle.want(get("/hello"), 200, "hello")
+		busy.send(get("/hello") + "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nla")
+		s.until("the first answer", func(n scoreboard.Snapshot) bool { return n.Requests == 2 })
+		s.drain()
+		done := s.shutdown(t.Context())
+		idle.closed(false) // by the look of the drain's that all others had too
+		busy.want("st", 200, "hello")
+		if _, body := busy.receive("POST"); body != "last" {
+			t.Errorf("%q, want last", body)
+		}
+		busy.closed(false)
+		if err := s.ends(done); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+	})
+}
+
 // A Shutdown that takes too long ends with its context's error, and the
 // connections with it.
 func TestShutdownTakesTooLong(t *testing.T) {

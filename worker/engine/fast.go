@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"drover/ipc/scoreboard"
+
 	"github.com/valyala/fasthttp"
 )
 
@@ -34,8 +36,8 @@ func FastHTTP(h fasthttp.RequestHandler) *Fast {
 // A connection in plain text has no goroutine between two requests, and is to fasthttp
 // a new one with the next: ConnID, ConnRequestNum and ConnTime of a RequestCtx begin
 // anew then, and GetOpenConnectionsCount counts those only that are served. A server
-// that sets ReadTimeout, WriteTimeout, IdleTimeout, Concurrency, MaxConnsPerIP, ConnState
-// or ReduceMemoryUsage keeps a goroutine for each.
+// that sets ReadTimeout, WriteTimeout, IdleTimeout, Concurrency, MaxConnsPerIP, ConnState,
+// HeaderReceived or ReduceMemoryUsage keeps a goroutine for each.
 func FastHTTPServer(s *fasthttp.Server) *Fast {
 	return &Fast{base: newBase(false), server: s, handler: s.Handler}
 }
@@ -110,7 +112,7 @@ func (f *Fast) configure() {
 func (f *Fast) parks() bool {
 	s := f.server
 	return s.ReadTimeout == 0 && s.WriteTimeout == 0 && s.IdleTimeout == 0 && s.Concurrency == 0 && s.MaxConnsPerIP == 0 &&
-		s.ConnState == nil && !s.ReduceMemoryUsage
+		s.ConnState == nil && s.HeaderReceived == nil && !s.ReduceMemoryUsage
 }
 
 // goOn serves on what was parked, and logs what fasthttp logs of a connection that it
@@ -133,10 +135,14 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 	}
 	token := f.board.Begin(ctx.Time(), ctx.Method(), ctx.RequestURI())
 	f.call(ctx)
+	if late := ctx.LastTimeoutErrorResponse(); late != nil {
+		f.timedOut(ctx, c, token, late)
+		return
+	}
 	if ctx.Hijacked() { // told to close, fasthttp would not call the hijacker
 		f.board.Upgraded(token)
 		if f.access != nil {
-			f.access.fast(ctx, ctx.Response.StatusCode(), 0)
+			f.access.fast(ctx, &ctx.Response, 0)
 		}
 		if c != nil {
 			c.upgraded()
@@ -147,17 +153,12 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 		f.frame(ctx)
 	}
 	reading := leftover(ctx)
-	if c != nil && f.requests > 0 {
-		if c.requests++; c.requests >= f.requests {
-			ctx.SetConnectionClose()
-		}
-	}
-	if f.isDraining() || c != nil && c.guard.listed && f.closes(ctx) {
+	if f.isLast(ctx, c) {
 		ctx.SetConnectionClose()
 	}
-	f.board.End(token, ctx.Response.StatusCode(), requestBytes(ctx), responseBytes(ctx))
+	f.board.End(token, ctx.Response.StatusCode(), requestBytes(ctx), responseBytes(&ctx.Response))
 	if f.access != nil {
-		f.access.fast(ctx, ctx.Response.StatusCode(), responseBytes(ctx))
+		f.access.fast(ctx, &ctx.Response, responseBytes(&ctx.Response))
 	}
 	if c != nil && !reading {
 		switch {
@@ -170,10 +171,34 @@ func (f *Fast) handle(ctx *fasthttp.RequestCtx) {
 	}
 }
 
-// inMemory reports whether all of an answer is there.
-func inMemory(ctx *fasthttp.RequestCtx) bool {
-	return !ctx.Response.IsBodyStream() && ctx.LastTimeoutErrorResponse() == nil
+// timedOut is handle behind a handler that has answered by ctx.TimeoutError. It may
+// still be at work with ctx, whose response and body are its own from then on; what it
+// leaves of a streamed body would be taken for the next request.
+func (f *Fast) timedOut(ctx *fasthttp.RequestCtx, c *conn, token scoreboard.Token, answer *fasthttp.Response) {
+	if f.isLast(ctx, c) || ctx.Request.IsBodyStream() {
+		answer.Header.SetConnectionClose()
+	}
+	f.board.End(token, answer.StatusCode(), requestBytes(ctx), responseBytes(answer))
+	if f.access != nil {
+		f.access.fast(ctx, answer, responseBytes(answer))
+	}
+	if c != nil {
+		c.whole = false
+		c.enter(answered, 0)
+	}
 }
+
+// isLast counts a connection's request, and reports whether its answer is to be the last.
+func (f *Fast) isLast(ctx *fasthttp.RequestCtx, c *conn) bool {
+	if c == nil {
+		return f.isDraining()
+	}
+	c.requests++
+	return f.requests > 0 && c.requests >= f.requests || f.isDraining() || c.guard.listed && f.closes(ctx)
+}
+
+// inMemory reports whether all of an answer is there.
+func inMemory(ctx *fasthttp.RequestCtx) bool { return !ctx.Response.IsBodyStream() }
 
 // hasMore reports whether an answer is certain to have more than so many bytes, by
 // its body alone: not every answer that has a body is sent with it (RFC 9110, section
@@ -229,11 +254,11 @@ func requestBytes(ctx *fasthttp.RequestCtx) int64 {
 
 // responseBytes is the length of a response's body, as far as it is known before
 // it is written.
-func responseBytes(ctx *fasthttp.RequestCtx) int64 {
-	if ctx.Response.IsBodyStream() {
-		return int64(max(0, ctx.Response.Header.ContentLength()))
+func responseBytes(answer *fasthttp.Response) int64 {
+	if answer.IsBodyStream() {
+		return int64(max(0, answer.Header.ContentLength()))
 	}
-	return int64(len(ctx.Response.Body()))
+	return int64(len(answer.Body()))
 }
 
 // refuse answers what fasthttp could not read, and counts the answer. A
@@ -246,9 +271,9 @@ func (f *Fast) refuse(ctx *fasthttp.RequestCtx, err error) {
 	ctx.Error(fasthttp.StatusMessage(status), status)
 	ctx.SetConnectionClose()
 	if c := ours(ctx.Conn()); c != nil && !c.is(fresh) {
-		f.board.End(f.board.Begin(time.Time{}, nil, nil), status, 0, responseBytes(ctx))
+		f.board.End(f.board.Begin(time.Time{}, nil, nil), status, 0, responseBytes(&ctx.Response))
 		if f.access != nil && f.access.chosen() {
-			f.access.put(&entry{at: time.Now(), remote: ctx.RemoteAddr(), status: status, bytes: responseBytes(ctx)})
+			f.access.put(&entry{at: time.Now(), remote: ctx.RemoteAddr(), status: status, bytes: responseBytes(&ctx.Response)})
 		}
 	}
 }

@@ -182,6 +182,9 @@ func (g *guard) take(p []byte) int {
 	return n
 }
 
+// inBody reports whether the engine has a header whose body is not whole yet.
+func (g *guard) inBody() bool { return g.at != aHeader && g.at != unguarded }
+
 // ends says what the end of reading is to the engine.
 func (c *conn) ends(err error, ahead bool) (int, error) {
 	g := &c.guard

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -123,6 +124,48 @@ func TestParkedConnectionsAreCut(t *testing.T) {
 			client.closed(false)
 		}
 	})
+}
+
+// What fasthttp keeps of a connection only for as long as it serves it holds all the
+// same: a server that may have such a thing parks nothing.
+func TestWriteTimeoutOfOneRequest(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	f := FastHTTPServer(&fasthttp.Server{Handler: s.fast, HeaderReceived: func(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
+		if string(h.RequestURI()) == "/hello" {
+			return fasthttp.RequestConfig{WriteTimeout: short}
+		}
+		return fasthttp.RequestConfig{}
+	}})
+	f.crowd = 0
+	s.engine, s.tracker = f, f.tracker
+	s.start(config.HTTP{})
+	c := s.dial()
+	c.want(get("/hello"), 200, "hello")
+	<-time.After(short + short/2)
+	c.want(get("/unread"), 200, "unread")
+}
+
+// The last answer of a connection says so, and a drain's too, where a handler has
+// answered by TimeoutError.
+func TestTimeoutErrorIsTheLast(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	f := FastHTTPServer(&fasthttp.Server{StreamRequestBody: true, Handler: func(ctx *fasthttp.RequestCtx) { ctx.TimeoutErrorWithCode("late", 503) }})
+	s.engine, s.tracker = f, f.tracker
+	s.start(config.HTTP{ConnectionRequests: 3})
+	c := s.dial()
+	for n := 1; n <= 3; n++ {
+		if r := c.want(get("/"), 503, "late"); r.Close != (n == 3) {
+			t.Errorf("request %d: closes: %v", n, r.Close)
+		}
+	}
+	c.closed(false)
+	c = s.dial()
+	if r := c.want("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"+strings.Repeat(get("/in the body"), 1000), 503, "late"); !r.Close {
+		t.Error("what the handler has left of a body would be a request")
+	}
+	c.closed(true)
 }
 
 // BenchmarkParked is a request on each of many connections in turn.

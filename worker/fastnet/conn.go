@@ -66,8 +66,8 @@ func (c *Conn) ReadNow(p []byte) (n int, waits bool, err error) {
 
 // Park has r resumed, once, as soon as a Read would not wait any more: for bytes, the
 // end, a deadline that has passed, or since the connection is closed. Nobody reads
-// until then; r may be resumed before Park returns. A connection that is closed already
-// is not parked, with net.ErrClosed.
+// until then; r may be resumed before Park returns. A connection that is closed already,
+// with net.ErrClosed, or parked, is not.
 func (c *Conn) Park(r Resumer) error {
 	c.in.mu.Lock()
 	defer c.in.mu.Unlock()

@@ -1,6 +1,7 @@
 package fastnet
 
 import (
+	"errors"
 	"net"
 	"os"
 	"sync"
@@ -194,6 +195,9 @@ func (s *socket) park(g *gate, r Resumer) error {
 		if err := s.register(); err != nil {
 			return err
 		}
+	}
+	if g.state.Load() == parks {
+		return errors.New("it is parked already")
 	}
 	g.parked = r
 	if !g.state.CompareAndSwap(quiet, parks) {
