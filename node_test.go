@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 
 	"drover/internal/authority"
 	"drover/internal/load"
+	"drover/internal/sys"
 )
 
 // newNodeHerd prepares to run testdata/node/app.js, with more lines in the file.
@@ -193,6 +195,82 @@ func TestNodeWorkerMisbehaves(t *testing.T) {
 		if e := exits[n]; e.Planned || e.Reason != "exit status 0" {
 			t.Errorf("%s: %+v, want a death", path, e)
 		}
+	}
+	h.stop()
+}
+
+// A line of 100 MB is the fault of who sent it, and of nobody else: it is not kept, the
+// channel works on, and others answer meanwhile.
+func TestNodeWorkerFloodsItsChannel(t *testing.T) {
+	h := newNodeHerd(t)
+	h.start()
+	flooded := make(chan string, 1)
+	go func() { flooded <- h.get("/flood") }()
+	h.await("the objection", func(e []event) bool { return count(e, "bad_message") == 1 })
+	if pids := h.pids(40); len(pids) != 2 {
+		t.Errorf("40 requests were answered by %v, want two workers", pids)
+	}
+	<-flooded
+	heard := map[string]bool{}
+	h.await("what both hear after it", func([]event) bool {
+		if text := h.get("/heard"); text != "[]" {
+			heard[text] = true
+		}
+		return len(heard) == 2
+	})
+	if s := h.status(); s.Master.RSSBytes > 100<<20 || len(s.Exits) > 0 {
+		t.Errorf("the master takes %d MiB, and workers ended: %+v", s.Master.RSSBytes>>20, s.Exits)
+	}
+	h.stop()
+}
+
+// Node workers end with their master; one that cannot, since it waits for the master to
+// say that it has a socket, is relieved by the next master of the name.
+func TestNodeMasterKilled(t *testing.T) {
+	h := newNodeHerd(t)
+	h.start()
+	ended := map[int]chan error{}
+	for _, w := range h.ready() {
+		fd, err := sys.PidfdOpen(w.PID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := os.NewFile(uintptr(fd), "pidfd")
+		end := make(chan error, 1)
+		ended[w.PID] = end
+		go func() {
+			defer f.Close()
+			end <- sys.AwaitReadable(f)
+		}()
+	}
+	if err := h.master.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	orphan, err := strconv.Atoi(h.get("/owes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.master.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-h.ended
+	for pid, end := range ended {
+		if pid != orphan {
+			if err := <-end; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if pid := h.get("/pid"); pid != strconv.Itoa(orphan) {
+		t.Errorf("%s answers, want %d, which was left", pid, orphan)
+	}
+	h.start()
+	h.await("the orphan's relief", func(e []event) bool { return count(e, "relieved") == 1 })
+	if err := <-ended[orphan]; err != nil {
+		t.Error(err)
+	}
+	if pids := h.pids(40); len(pids) != 2 || pids[strconv.Itoa(orphan)] > 0 {
+		t.Errorf("40 requests were answered by %v, want two workers, none of them %d", pids, orphan)
 	}
 	h.stop()
 }
@@ -492,6 +570,17 @@ func TestNodeOtherSockets(t *testing.T) {
 		if _, err := os.Stat(path); err == nil {
 			t.Error("the socket's path is left")
 		}
+	})
+	t.Run("abstract", func(t *testing.T) {
+		t.Parallel()
+		h := newNodeHerd(t)
+		h.bare = true
+		name := fmt.Sprintf("drover-test-%d", os.Getpid())
+		h.env = append(h.env, "APP_ABSTRACT="+name)
+		h.configure(app)
+		h.start()
+		pids(t, "unix", "@"+name)
+		h.stop()
 	})
 	t.Run("UDP", func(t *testing.T) {
 		t.Parallel()

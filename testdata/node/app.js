@@ -39,6 +39,17 @@ const server = (cert ? require('https') : http).createServer({ cert, key }, (req
     case '/publish':
       process.send({ source: '_sio_adapter', uid: `adapter ${process.pid}`, type: 3, nsp: '/', data: 'hello' });
       return res.end(String(process.pid));
+    case '/flood': // one line of 100 MB, of which a channel that works on takes what follows
+      process.send('x'.repeat(100 << 20));
+      process.send({ drover: 'all', message: { source: '_sio_adapter', type: 1 } });
+      return res.end(String(process.pid));
+    case '/owes': { // a socket to the primary: nothing more goes there before that has said it has it
+      const socket = require('dgram').createSocket('udp4');
+      return socket.bind({ port: 0, exclusive: true }, () => {
+        process.send('a socket', socket);
+        res.end(String(process.pid));
+      });
+    }
     case '/heard': return res.end(JSON.stringify(heard));
     case '/env': return res.end(JSON.stringify(process.env));
     case '/args': return res.end(JSON.stringify({ args: process.argv.slice(2), flags: process.execArgv }));
@@ -51,7 +62,8 @@ server.on('error', (err) => {
 });
 const port = process.env.APP_PORT || 3000;
 const fd = process.env.APP_FD;
-server.listen(fd ? { fd: Number(fd) } : process.env.APP_HOST ? { port, host: process.env.APP_HOST } : port, () => {
+const abstract = process.env.APP_ABSTRACT && `\0${process.env.APP_ABSTRACT}`;
+server.listen(abstract || (fd ? { fd: Number(fd) } : process.env.APP_HOST ? { port, host: process.env.APP_HOST } : port), () => {
   if (process.env.APP_READY_AFTER) setTimeout(() => process.send('ready'), Number(process.env.APP_READY_AFTER));
   if (process.env.APP_TWICE) http.createServer().on('error', (err) => console.error(`twice: ${err.code}`)).listen(port, process.env.APP_HOST);
 });
