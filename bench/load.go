@@ -153,8 +153,8 @@ type wrkReport struct {
 var (
 	wrkRequests  = regexp.MustCompile(`(?m)^ +(\d+) requests in `)
 	wrkPerSecond = regexp.MustCompile(`(?m)^Requests/sec: +([\d.]+)$`)
-	wrkP50       = regexp.MustCompile(`(?m)^ +50% +([\d.]+[a-z]+)$`)
-	wrkP99       = regexp.MustCompile(`(?m)^ +99% +([\d.]+[a-z]+)$`)
+	wrkP50       = regexp.MustCompile(`(?m)^ +50% +([\d.]+[a-z]+) *$`) // wrk fills "s" up with a space
+	wrkP99       = regexp.MustCompile(`(?m)^ +99% +([\d.]+[a-z]+) *$`)
 	wrkFailures  = regexp.MustCompile(`(?m)^ +(Socket errors: .*|Non-2xx or 3xx responses: .*)$`)
 )
 

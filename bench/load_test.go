@@ -33,7 +33,7 @@ func TestParseWrk(t *testing.T) {
 	}{
 		{name: "ms", out: wrkOutput, want: report(1670 * time.Microsecond)},
 		{name: "us", out: with("  1.67ms", "890.00us"), want: report(890 * time.Microsecond)},
-		{name: "s", out: with("  1.67ms", "   1.25s"), want: report(1250 * time.Millisecond)},
+		{name: "s", out: with("  1.67ms", "   1.25s "), want: report(1250 * time.Millisecond)},
 		{
 			name: "socket errors", out: with("Requests/sec", "  Socket errors: connect 0, read 3, write 0, timeout 1\nRequests/sec"),
 			err: "Socket errors: connect 0, read 3, write 0, timeout 1",
