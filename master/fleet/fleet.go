@@ -75,6 +75,7 @@ const (
 	earlyWindow  = time.Minute
 	herdFloor    = 500 * time.Millisecond // while nobody serves or comes, so long after a start there is another
 	drainGrace   = time.Second            // what a life gets beyond Drain to exit by itself
+	unreadyGrace = 2 * time.Second        // what a life gets in Drain's place that was never ready, and so has nothing to finish
 	killAgain    = time.Second
 	giveUpAfter  = 3 // early deaths of every slot, none ever ready
 	keptExits    = 32

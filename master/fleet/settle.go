@@ -49,7 +49,7 @@ func (f *Fleet) overdue(l *life) {
 		f.kill(l, why) // its goroutines would bury what it printed last
 		f.failed(l, fmt.Sprintf("worker %d of generation %d: %s", l.slot, l.generation, why))
 	case l.state == Draining:
-		f.killStuck(l, fmt.Sprintf("it did not finish within %s", f.policy.Drain))
+		f.killStuck(l, fmt.Sprintf("it did not finish within %s", f.patience(l)))
 	case l.state == Killed:
 		f.kill(l, "it is still there")
 	}

@@ -84,7 +84,7 @@ func (f *Fleet) become(l *life, s State) {
 	case Draining:
 		l.late = false // from here on its drain's deadline counts
 		l.left = f.now
-		l.deadline = f.now.Add(f.policy.Drain + drainGrace)
+		l.deadline = f.now.Add(f.patience(l) + drainGrace)
 	case Killed:
 		l.deadline = f.now.Add(killAgain)
 	case Gone:
@@ -93,6 +93,14 @@ func (f *Fleet) become(l *life, s State) {
 	if sl := f.slot(l.slot); s > Ready && sl.vacated.IsZero() && f.servingIn(l.slot) == nil {
 		sl.vacated = f.now
 	}
+}
+
+// patience is how long a life may take to leave.
+func (f *Fleet) patience(l *life) time.Duration {
+	if l.readyAt.IsZero() {
+		return min(unreadyGrace, f.policy.Drain)
+	}
+	return f.policy.Drain
 }
 
 // said takes a life's word. A word that comes too late to matter, since we have
