@@ -37,6 +37,10 @@ func TestMain(m *testing.M) {
 		app()
 		return
 	}
+	if os.Getenv("HERD_IDLE") != "" {
+		for range time.Tick(100 * time.Millisecond) { // as a worker beats
+		}
+	}
 	code := m.Run()
 	os.RemoveAll(builds)
 	os.Exit(code)
