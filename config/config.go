@@ -507,7 +507,7 @@ func (c Config) CheckForNode(is bool) error {
 	case !is && c.Node.Steering != "":
 		return wrong("steering", "%q of the addresses that the program asks for: only a Node program does so: name the address as well (--listen)", c.Node.Steering)
 	case !is && !c.Node.isZero():
-		return wrong("node", "%+v: the program is none for Node: want a script that ends in .js, .mjs, .cjs or .ts, or kind node", c.Node)
+		return wrong("node", "what is said of Node (as by --round-robin, --wait-ready) is for Node programs, and the program is none: want a script that ends in .js, .mjs, .cjs or .ts, or kind node")
 	case !is:
 		return nil
 	case c.Ready != "" && c.Ready != ReadyAuto:

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"math"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"drover/internal/sys"
 
@@ -170,6 +172,8 @@ func (r *reader) file(f *File, top ast.Node) {
 		r.wrong(top, "%v", c.Node.Check())
 	case c.Kind != "" && c.Kind != KindAuto && c.CheckForNode(c.Kind == KindNode) != nil:
 		r.wrong(top, "%v", c.CheckForNode(c.Kind == KindNode))
+	case c.LameDuck > 0 && c.LameDuck >= cmp.Or(c.Drain, 30*time.Second):
+		r.wrong(top, "lame_duck is %s, and drain %s, of which it is a part: want a shorter one", c.LameDuck, cmp.Or(c.Drain, 30*time.Second))
 	case f.Serve == nil && c.HTTP != HTTP{}:
 		r.wrong(top, "http is for serve: a program on drover sets its own timeouts and limits, in drover.Config's HTTP")
 	}

@@ -25,7 +25,10 @@ func (m *Master) act(action fleet.Action) {
 		m.kill(a)
 	case fleet.Mute:
 		for _, g := range m.groups {
-			if err := g.RefuseNew(); err != nil {
+			switch err := g.RefuseNew(); {
+			case errors.Is(err, syscall.EPERM):
+				m.log.Warn(fmt.Sprintf("stop: %v: this kernel wants CAP_NET_ADMIN for it: a connection that comes just before the end may be reset", err), "event", "mute", "error", err.Error())
+			case err != nil:
 				m.log.Error(fmt.Sprintf("stop: %v: late connections may be reset", err), "event", "mute", "error", err.Error())
 			}
 		}

@@ -2,6 +2,7 @@ package master
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -21,6 +22,11 @@ func (m *Master) arm(c config.Config) error {
 	for path := range m.printed.files { // drover's own writing, or a reload would follow on each
 		ext := filepath.Ext(path)
 		ignore = append(ignore[:len(ignore):len(ignore)], path, strings.TrimSuffix(path, ext)+"-*"+ext)
+	}
+	for _, fd := range []string{"1", "2"} { // likewise
+		if path, err := os.Readlink("/proc/self/fd/" + fd); err == nil && filepath.IsAbs(path) {
+			ignore = append(ignore[:len(ignore):len(ignore)], path)
+		}
 	}
 	watcher, err := trigger.Watch(c.Reload.Watch, ignore, c.Reload.Delay)
 	if err != nil {

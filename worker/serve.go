@@ -2,12 +2,14 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 	"time"
 
 	"drover/config"
@@ -161,7 +163,7 @@ func (w *Worker) empty(e Engine) error {
 		} else {
 			for _, fd := range sockets {
 				// The master has done so; when it is dead, we do.
-				if err := sys.RefuseNew(fd); err != nil {
+				if err := sys.RefuseNew(fd); err != nil && !errors.Is(err, syscall.EPERM) { // the master has told of that
 					w.log.Error("refuse new connections", "address", l.address, "error", err)
 				}
 			}

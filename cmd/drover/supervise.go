@@ -23,6 +23,7 @@ import (
 	"drover/master/keyring"
 	"drover/master/launch"
 	"drover/master/listen"
+	"drover/master/trigger"
 	"drover/worker/serve"
 
 	"github.com/spf13/cobra"
@@ -199,6 +200,11 @@ func checkCommand() *cobra.Command {
 			var ring *keyring.Ring
 			if err == nil {
 				ring, err = keyring.Read(file.Listen)
+			}
+			if err == nil {
+				var watcher *trigger.Watcher
+				watcher, err = trigger.Watch(file.Config.Reload.Watch, file.Config.Reload.Ignore, file.Config.Reload.Delay)
+				watcher.Close()
 			}
 			for _, fact := range ring.Facts() {
 				if warning := fact.Warning(time.Now()); warning != "" {

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"os"
@@ -14,7 +15,7 @@ import (
 func main() {
 	// What the primary does there is drover's: it forks two workers, answers their
 	// exit by another, carries their messages, and has them disconnect at SIGTERM.
-	c := drover.Config{Listen: []drover.Listen{{Address: ":" + os.Getenv("PORT")}}, Workers: 2}
+	c := drover.Config{Listen: []drover.Listen{{Address: ":" + cmp.Or(os.Getenv("PORT"), "3000")}}, Workers: 2}
 	drover.Main(c, func(w *drover.Worker) error {
 		var cache sync.Map
 		var made atomic.Int64

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 	"net/http"
@@ -21,7 +22,7 @@ func main() {
 	if encrypted.ClientCA = os.Getenv("CLIENT_CA"); encrypted.ClientCA != "" {
 		encrypted.ClientAuth = "optional" // without: who shows none is refused
 	}
-	c := drover.Config{Workers: 2, Listen: []drover.Listen{{Address: ":" + os.Getenv("PORT"), TLS: encrypted}}}
+	c := drover.Config{Workers: 2, Listen: []drover.Listen{{Address: ":" + cmp.Or(os.Getenv("PORT"), "3000"), TLS: encrypted}}}
 	drover.Main(c, func(w *drover.Worker) error {
 		if os.Getenv("ENGINE") == "nethttp" {
 			return w.Serve(drover.NetHTTP(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {

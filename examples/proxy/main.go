@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"os"
@@ -18,7 +19,7 @@ import (
 )
 
 func main() {
-	c := drover.Config{Workers: 2, Listen: []drover.Listen{{Address: ":" + os.Getenv("PORT")}}}
+	c := drover.Config{Workers: 2, Listen: []drover.Listen{{Address: ":" + cmp.Or(os.Getenv("PORT"), "3000")}}}
 	drover.Main(c, func(w *drover.Worker) error {
 		trusted, err := config.Trust(os.Getenv("TRUSTED"))
 		if err != nil {

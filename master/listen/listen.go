@@ -237,7 +237,7 @@ type InUseError struct {
 
 func (e *InUseError) Error() string {
 	if e.Holder == nil {
-		return fmt.Sprintf("listen on %s: address already in use (by a process that this user cannot see)", e.Address)
+		return fmt.Sprintf("listen on %s: address already in use, by no listener that this user can see: by another user's, or a connection that a program has from that port (ss -tanp)", e.Address)
 	}
 	return fmt.Sprintf("listen on %s: address already in use by %s", e.Address, e.Holder)
 }
