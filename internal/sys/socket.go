@@ -121,6 +121,10 @@ func SetReuseAddr(fd int) error {
 	return os.NewSyscallError("setsockopt SO_REUSEADDR", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
 }
 
+// SetBacklog is how many connections may wait at a listening socket (listen(2)); the
+// kernel has one more.
+func SetBacklog(fd, n int) error { return os.NewSyscallError("listen", unix.Listen(fd, n)) }
+
 // RefuseNew makes a listening TCP socket drop new connection attempts, while
 // handshakes under way complete and its queue stays. It attaches a socket
 // filter (socket(7), SO_ATTACH_FILTER) to the shared socket, so it holds for

@@ -40,6 +40,7 @@ type Group struct {
 	undone   string      // why the steering that was asked for is given up; empty: it is not
 	attached bool        // we have attached a program
 	muted    bool        // RefuseNew was called: nothing is mended any more
+	full     *full       // gets what is refused; nil: a filter drops it
 	found    []Finding
 	failing  string // what Mend could not do the last time: told once
 }
@@ -166,29 +167,11 @@ func (g *Group) Queued(slot int) int {
 	return n
 }
 
-// RefuseNew lets no new connection in, while those that are queued stay: the
-// first step of a full stop. What came from a service manager waits for its next
-// start.
-func (g *Group) RefuseNew() error {
-	g.muted = true
-	switch {
-	case g.kept:
-		return nil
-	case g.network == "unix":
-		return g.path.remove()
-	}
-	for slot, fd := range g.sockets {
-		if err := sys.RefuseNew(fd); err != nil {
-			return fmt.Errorf("refuse new connections on %s for slot %d: %w", g.Address, slot, err)
-		}
-	}
-	return nil
-}
-
 // Close closes the master's sockets. What is queued on one that no worker holds
 // is reset by the kernel.
 func (g *Group) Close() {
 	_ = g.path.remove() // whoever comes next removes it too
+	g.full.close()
 	for _, fd := range g.sockets {
 		sys.Close(fd)
 	}

@@ -124,7 +124,7 @@ func (g *Group) program() []sys.Instruction {
 // who else did so, as far as the kernel tells: not what a program of ours takes
 // the place of.
 func (g *Group) apply() error {
-	if g.network == "unix" || g.kept || len(g.sockets) == 0 {
+	if g.network == "unix" || g.kept || len(g.sockets) == 0 || g.full != nil {
 		return nil
 	}
 	program := g.program()

@@ -1,0 +1,93 @@
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"drover/internal/sys"
+
+	"github.com/libp2p/go-reuseport"
+)
+
+// RefuseNew lets no new connection in, while those that are queued stay, and those
+// whose handshake is under way come: the first step of a full stop. What came from a
+// service manager waits for its next start.
+func (g *Group) RefuseNew() error {
+	g.muted = true
+	switch {
+	case g.kept:
+		return nil
+	case g.network == "unix":
+		return g.path.remove()
+	}
+	for slot, fd := range g.sockets {
+		err := sys.RefuseNew(fd)
+		if errors.Is(err, syscall.EPERM) { // recent kernels want CAP_NET_ADMIN for it
+			if err := g.divert(); err != nil {
+				return fmt.Errorf("refuse new connections on %s without CAP_NET_ADMIN: %w", g.Address, err)
+			}
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("refuse new connections on %s for slot %d: %w", g.Address, slot, err)
+		}
+	}
+	return nil
+}
+
+// full is a socket of a group whose queue is full, and what fills it. The zero *full,
+// nil, is none.
+type full struct {
+	socket int
+	filler net.Conn
+}
+
+func (f *full) close() {
+	if f == nil {
+		return
+	}
+	sys.Close(f.socket)
+	if f.filler != nil {
+		f.filler.Close()
+	}
+}
+
+// divert has new connections go to one more socket of the group, whose queue is full:
+// the kernel drops their first packet, as a filter would. To steer takes no privilege.
+func (g *Group) divert() error {
+	if g.Shared() || g.order == nil {
+		return errors.New("connections to it cannot be steered")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	fd, _, err := bind(ctx, net.ListenConfig{Control: reuseport.Control}, g.network, g.Address)
+	if err != nil {
+		return reason(err)
+	}
+	g.full = &full{socket: fd}
+	if err := sys.SetBacklog(fd, 0); err != nil { // room for one (listen(2); the kernel's sk_acceptq_is_full)
+		return err
+	}
+	program := []sys.Instruction{{Code: returnK, K: uint32(len(g.order))}} // the last that joined
+	if err := sys.AttachReuseport(fd, program); err != nil {
+		return err
+	}
+	bound, err := netip.ParseAddrPort(g.Address)
+	if err != nil {
+		return err
+	}
+	to := bound.Addr()
+	switch {
+	case to.IsUnspecified() && to.Is4():
+		to = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case to.IsUnspecified():
+		to = netip.IPv6Loopback()
+	}
+	g.full.filler, err = new(net.Dialer).DialContext(ctx, "tcp", netip.AddrPortFrom(to, bound.Port()).String())
+	return err
+}
