@@ -191,6 +191,9 @@ func (m *Master) finished(a fleet.Finish) {
 		m.log.Info("stopped", "event", "stopped")
 		return
 	}
+	if m.node != nil && m.node.quiet {
+		a.Why += ": none asked for a socket, and a program that listens on nothing needs never_listens of node"
+	}
 	m.log.Error(a.Why+lastSaid(m.lastSaid), "event", "gave_up", "why", a.Why, "last_lines", m.lastSaid)
 }
 

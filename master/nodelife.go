@@ -39,6 +39,7 @@ type nodeApp struct {
 
 	listeners map[chan<- admin.Message]bool // who reads what is told to the primary
 	dropped   uint64                        // messages of lives that are gone
+	quiet     bool                          // some life has asked for no socket for long
 }
 
 // nodeLife is what the loop knows of a Node life.
@@ -244,6 +245,7 @@ func (m *Master) actNode(action node.Action) {
 			m.log.Warn(fmt.Sprintf("worker %d: %s", l.slot, a.Why), "event", "objection", "slot", l.slot, "life", l.id, "why", a.Why)
 		}
 	case node.Quiet:
+		m.node.quiet = true
 		if l := m.lives[fleet.LifeID(a.Worker)]; l != nil {
 			m.log.Warn(fmt.Sprintf("worker %d runs, and has not asked for a socket yet: npm and the like start the program where drover cannot reach it (give its file instead), listen with exclusive or reusePort goes by drover, and a program that listens on nothing needs never_listens of node", l.slot),
 				"event", "quiet", "slot", l.slot, "life", l.id)

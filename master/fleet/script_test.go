@@ -143,7 +143,7 @@ func (s *script) do(cmd []string) {
 			s.step(Said{LifeID(number(i + 1)), SaysReady})
 		}
 	case "say":
-		s.step(Said{LifeID(number(1)), map[string]Word{"online": SaysOnline, "leaving": SaysLeaving, "closed": SaysClosed, "coming": SaysComing}[cmd[2]]})
+		s.step(Said{LifeID(number(1)), map[string]Word{"online": SaysOnline, "listening": SaysListening, "leaving": SaysLeaving, "closed": SaysClosed, "coming": SaysComing}[cmd[2]]})
 	case "exit":
 		e, tells := Exit{}, false
 		for _, arg := range cmd[2:] {

@@ -46,6 +46,9 @@ func (f *Fleet) overdue(l *life) {
 	switch {
 	case l.state.coming():
 		why := fmt.Sprintf("it was not ready within %s", f.policy.ReadyTimeout)
+		if l.state == Listening {
+			why = fmt.Sprintf("it listens, but did not say within %s that it is ready", f.policy.ReadyTimeout)
+		}
 		f.kill(l, why) // its goroutines would bury what it printed last
 		f.failed(l, fmt.Sprintf("worker %d of generation %d: %s", l.slot, l.generation, why))
 	case l.state == Draining:
