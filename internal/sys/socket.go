@@ -3,6 +3,8 @@ package sys
 import (
 	"errors"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -119,6 +121,22 @@ func SetReusePort(fd int) error {
 // allows that (socket(7), SO_REUSEADDR).
 func SetReuseAddr(fd int) error {
 	return os.NewSyscallError("setsockopt SO_REUSEADDR", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+}
+
+// BindPort binds a socket to a free port of the address, and returns it.
+func BindPort(fd int, a netip.Addr) (int, error) {
+	var name unix.Sockaddr = &unix.SockaddrInet6{Addr: a.As16()}
+	if a.Is4() {
+		name = &unix.SockaddrInet4{Addr: a.As4()}
+	}
+	if err := unix.Bind(fd, name); err != nil {
+		return 0, os.NewSyscallError("bind", err)
+	}
+	bound, is := BoundTo(fd).(*net.TCPAddr)
+	if !is {
+		return 0, errors.New("bind: it is no TCP socket")
+	}
+	return bound.Port, nil
 }
 
 // SetBacklog is how many connections may wait at a listening socket (listen(2)); the

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"time"
 
@@ -59,9 +60,30 @@ func (f *full) close() {
 
 // divert has new connections go to one more socket of the group, whose queue is full:
 // the kernel drops their first packet, as a filter would. To steer takes no privilege.
+// Nobody but what fills it gets there before.
 func (g *Group) divert() error {
 	if g.Shared() || g.order == nil {
 		return errors.New("connections to it cannot be steered")
+	}
+	bound, err := netip.ParseAddrPort(g.Address)
+	if err != nil {
+		return err
+	}
+	to, source := bound.Addr(), uint32(network+20) // behind an IP header of 20 bytes, or 40 (RFC 9293, section 3.1)
+	switch {
+	case to.IsUnspecified() && to.Is4():
+		to = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	case to.IsUnspecified():
+		to = netip.IPv6Loopback()
+	}
+	if to.Is6() {
+		source = network + 40
+	}
+	others := spread(g.places())
+	if len(g.order) > 1 {
+		if err := sys.AttachReuseport(g.sockets[0], others); err != nil {
+			return err
+		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
@@ -70,24 +92,23 @@ func (g *Group) divert() error {
 		return reason(err)
 	}
 	g.full = &full{socket: fd}
-	if err := sys.SetBacklog(fd, 0); err != nil { // room for one (listen(2); the kernel's sk_acceptq_is_full)
+	if err := sys.SetBacklog(fd, 0); err != nil { // room for one (the kernel's sk_acceptq_is_full)
 		return err
 	}
-	program := []sys.Instruction{{Code: returnK, K: uint32(len(g.order))}} // the last that joined
-	if err := sys.AttachReuseport(fd, program); err != nil {
+	last := uint32(len(g.order)) // the place of who joined last
+	filler := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		var port int
+		var bindErr error
+		err := raw.Control(func(from uintptr) { port, bindErr = sys.BindPort(int(from), to) })
+		if err = errors.Join(err, bindErr); err != nil {
+			return err
+		}
+		return sys.AttachReuseport(fd, slices.Concat([]sys.Instruction{
+			{Code: loadHalf, K: source}, {Code: jumpEq, Jf: 1, K: uint32(port)}, {Code: returnK, K: last},
+		}, others))
+	}}
+	if g.full.filler, err = filler.DialContext(ctx, "tcp", netip.AddrPortFrom(to, bound.Port()).String()); err != nil {
 		return err
 	}
-	bound, err := netip.ParseAddrPort(g.Address)
-	if err != nil {
-		return err
-	}
-	to := bound.Addr()
-	switch {
-	case to.IsUnspecified() && to.Is4():
-		to = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	case to.IsUnspecified():
-		to = netip.IPv6Loopback()
-	}
-	g.full.filler, err = new(net.Dialer).DialContext(ctx, "tcp", netip.AddrPortFrom(to, bound.Port()).String())
-	return err
+	return sys.AttachReuseport(fd, []sys.Instruction{{Code: returnK, K: last}})
 }

@@ -159,6 +159,7 @@ func (g *Group) apply() error {
 // accumulator, X the index register, M the 16 words of scratch memory.
 const (
 	loadWord  = 0x20 // A = packet[K], 4 bytes (BPF_LD | BPF_W | BPF_ABS)
+	loadHalf  = 0x28 // A = packet[K], 2 bytes
 	loadByte  = 0x30 // A = packet[K]
 	loadConst = 0x00 // A = K
 	loadMem   = 0x60 // A = M[K]
