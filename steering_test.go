@@ -129,6 +129,9 @@ func TestStickyClientsKeepTheirSlot(t *testing.T) {
 	if err := h.client().Scale(t.Context(), 4); err != nil {
 		t.Fatal(err)
 	}
+	if got := h.status().Listen[0]; got.Steering != "sticky" || got.Slots != nil { // asked for behind what the answer to scale leaves to do
+		t.Errorf("the status says %+v", got)
+	}
 	if now := h.owners(); !maps.Equal(before, now) {
 		kept(t, "scaled to 4 again", before, now, "none")
 	}
