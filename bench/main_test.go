@@ -53,7 +53,7 @@ func TestParse(t *testing.T) {
 
 // Every bound is of a load and a server that there are, and that fit each other.
 func TestBoundsAreMeasured(t *testing.T) {
-	s := &site{built: true, workers: 1}
+	s := &site{dir: t.TempDir(), built: true, workers: 1}
 	for _, b := range bounds {
 		picked, err := pick(b.load)
 		if err != nil {
@@ -66,6 +66,8 @@ func TestBoundsAreMeasured(t *testing.T) {
 			of = s.goPeer(t.Context(), "", "prefork", 1, all)
 		case "c":
 			of.kinds = most
+		case "drover-unguarded":
+			of.kinds = withGuard
 		default:
 			of = s.make(t.Context(), b.server)
 		}

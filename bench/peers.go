@@ -44,6 +44,9 @@ var keys = []string{
 	"drover-unguarded", "drover-nethttp", "gnet", "fiber", "haproxy", "h2o", "bun", "pm2",
 }
 
+// withGuard are the loads in which what the guard costs is measured.
+var withGuard = []kind{keepalive, pipelined}
+
 // peers makes the servers of those keys, in the order of keys. Without drover
 // there is nothing to compare with, which is an error.
 func (s *site) peers(ctx context.Context, wanted []string) ([]server, error) {
@@ -97,7 +100,7 @@ func (s *site) make(ctx context.Context, key string) server {
 		p.optional = true
 		return p
 	case "drover-unguarded":
-		p := s.goPeer(ctx, "drover without its guard", "drover", s.workers, []kind{keepalive, pipelined})
+		p := s.goPeer(ctx, "drover without its guard", "drover", s.workers, withGuard)
 		binary, err := s.goBuild(ctx, ".", "./peer", "unguarded", "-tags", "unguarded")
 		if err != nil {
 			p.missing = err
