@@ -97,15 +97,10 @@ func FuzzEngines(f *testing.F) {
 		return fmt.Sprintf("%s %s %x", method, strings.ToLower(host), body)
 	}
 	fast := func(ctx *fasthttp.RequestCtx) {
-		var body []byte
-		if in := ctx.RequestBodyStream(); in == nil {
-			body = ctx.PostBody()
-		} else {
-			var err error
-			if body, err = io.ReadAll(in); err != nil {
-				ctx.SetStatusCode(BodyStatus(err))
-				return
-			}
+		body, err := bodyOf(ctx)
+		if err != nil {
+			ctx.SetStatusCode(BodyStatus(err))
+			return
 		}
 		ctx.Response.Header.Set("Understood", understood(string(ctx.Method()), string(ctx.Host()), body))
 	}

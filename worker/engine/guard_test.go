@@ -84,16 +84,19 @@ func mirrors(t testing.TB) []*server {
 
 var mirrorNames = []string{"fasthttp", "fasthttp, streaming", "net/http"}
 
+// bodyOf reads a request's body, streamed or not.
+func bodyOf(ctx *fasthttp.RequestCtx) ([]byte, error) {
+	if in := ctx.RequestBodyStream(); in != nil {
+		return io.ReadAll(in)
+	}
+	return ctx.PostBody(), nil
+}
+
 func mirrorFast(ctx *fasthttp.RequestCtx) {
-	var body []byte
-	if in := ctx.RequestBodyStream(); in == nil {
-		body = ctx.PostBody()
-	} else {
-		var err error
-		if body, err = io.ReadAll(in); err != nil {
-			ctx.SetStatusCode(BodyStatus(err))
-			return
-		}
+	body, err := bodyOf(ctx)
+	if err != nil {
+		ctx.SetStatusCode(BodyStatus(err))
+		return
 	}
 	fmt.Fprintf(ctx, "%s %s %d", ctx.Method(), ctx.Host(), len(body))
 }
