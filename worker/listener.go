@@ -155,25 +155,49 @@ func (l *listener) raw() []int {
 	return slices.AppendSeq([]int{l.own}, maps.Values(l.siblings))
 }
 
+// port is the TCP port that an opened listener is bound to, 0 of a unix socket.
+func (l *listener) port() uint16 {
+	if address, is := l.opened.Addr().(*net.TCPAddr); is {
+		return uint16(address.Port)
+	}
+	return 0
+}
+
+// queue is what waits on the sockets of an opened listener.
+func (l *listener) queue() *queue {
+	return &queue{poller: l.poller, address: l.opened.Addr(), sockets: l.raw()}
+}
+
 // queue is a listener over sockets that get no new connections any more: it
 // gives what is queued on them, and then net.ErrClosed.
 type queue struct {
 	poller  *fastnet.Poller
 	address net.Addr
-	sockets []int // still to be emptied; the descriptors stay their owner's
+	sockets []int         // still to be emptied; the descriptors stay their owner's
+	next    *fastnet.Conn // taken already; nil: none
+}
+
+// more reports whether Accept will give a connection.
+func (q *queue) more() bool {
+	for q.next == nil && len(q.sockets) > 0 {
+		conn, err := q.poller.AcceptNow(q.sockets[0])
+		if err != nil { // empty, or no socket that can be accepted on any more
+			q.sockets = q.sockets[1:]
+			continue
+		}
+		q.next = conn
+	}
+	return q.next != nil
 }
 
 // Accept never waits.
 func (q *queue) Accept() (net.Conn, error) {
-	for len(q.sockets) > 0 {
-		conn, err := q.poller.AcceptNow(q.sockets[0])
-		if err == nil {
-			return conn, nil
-		}
-		// Empty, or no socket that can be accepted on any more.
-		q.sockets = q.sockets[1:]
+	if !q.more() {
+		return nil, net.ErrClosed
 	}
-	return nil, net.ErrClosed
+	conn := q.next
+	q.next = nil
+	return conn, nil
 }
 
 func (q *queue) Close() error   { q.sockets = nil; return nil }

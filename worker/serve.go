@@ -8,7 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"strings"
+	"slices"
 	"syscall"
 	"time"
 
@@ -120,65 +120,103 @@ func (w *Worker) dump() {
 }
 
 // lameDuck keeps idle connections open for a while, in which every response
-// asks its client to close. It ends early when no connection is left.
+// asks its client to close. It ends early when no connection is left, and nobody
+// is on the way any more.
 func (w *Worker) lameDuck(ctx context.Context, e Engine) {
-	final := w.final
+	final, closing := w.final, false
 	over := time.NewTimer(max(0, w.life.LameDuck))
 	defer over.Stop()
 	look := time.NewTicker(10 * time.Millisecond)
 	defer look.Stop()
-	for {
+	for ended := false; !ended; {
 		select {
 		case <-final:
-			final = nil
-			if err := w.empty(e); err != nil {
-				w.log.Error("answer what is queued", "error", err)
-			}
 		case <-look.C:
-			if open, counted := w.board.Connections(); counted && open == 0 {
-				return
-			}
 		case <-over.C:
-			return
+			ended = true
 		case <-ctx.Done():
+			ended = true
+		}
+		select {
+		case <-final:
+			final, closing = nil, true
+			w.refuseNew()
+		default:
+		}
+		if closing {
+			nobody := ended || !w.handshakes() // asked first: whoever got through since is queued
+			w.serveQueued(e)
+			if nobody {
+				closing = false
+				w.closeQueues()
+			}
+		}
+		if open, counted := w.board.Connections(); counted && open == 0 && !closing {
 			return
 		}
 	}
 }
 
-// empty serves what is queued on every socket that we hold, our own and our
-// siblings', since nobody will accept on them any more; then it tells the
-// master that it is done with them.
-func (w *Worker) empty(e Engine) error {
-	defer w.say(ipc.Message{Kind: ipc.Closed})
-	for _, l := range w.listeners {
-		if l.kept {
-			continue // whoever starts the app again answers it
+// refuseNew begins the end of every socket that we hold, our own and our siblings',
+// since nobody will accept on them any more.
+func (w *Worker) refuseNew() {
+	for _, l := range w.lastToAccept() {
+		if l.port() == 0 {
+			continue // the master has removed its path, so that nobody comes any more
 		}
-		sockets := l.raw()
-		var address net.Addr
-		if path, is := strings.CutPrefix(l.address, "unix:"); is {
-			// The master has removed its path, so that nobody comes any more.
-			address = &net.UnixAddr{Name: path, Net: "unix"}
-		} else {
-			for _, fd := range sockets {
-				// The master has done so; when it is dead, we do.
-				if err := sys.RefuseNew(fd); err != nil && !errors.Is(err, syscall.EPERM) { // the master has told of that
-					w.log.Error("refuse new connections", "address", l.address, "error", err)
-				}
+		for _, fd := range l.raw() {
+			// The master has done so; when it is dead, we do.
+			if err := sys.RefuseNew(fd); err != nil && !errors.Is(err, syscall.EPERM) { // the master has told of that
+				w.log.Error("refuse new connections", "address", l.address, "error", err)
 			}
-			var err error
-			if address, err = net.ResolveTCPAddr("tcp", l.address); err != nil {
-				return err
-			}
-		}
-		err := e.Serve(l.over(&queue{poller: w.poller, address: address, sockets: sockets}))
-		for _, fd := range sockets {
-			sys.Close(fd)
-		}
-		if err != nil {
-			return fmt.Errorf("serve what is queued on %s: %w", l.address, err)
 		}
 	}
-	return nil
+}
+
+// handshakes reports whether a client is between its first packet and our queue: with
+// TCP_DEFER_ACCEPT that is where one stays that has connected and not sent its request.
+func (w *Worker) handshakes() bool {
+	for _, l := range w.lastToAccept() {
+		port := l.port()
+		if port == 0 {
+			continue
+		}
+		under, err := sys.Handshakes(port)
+		if err != nil {
+			w.log.Warn("look for handshakes under way: who connects right now may be reset", "address", l.address, "error", err)
+		}
+		if under {
+			return true
+		}
+	}
+	return false
+}
+
+// serveQueued serves what is queued on the sockets that nobody else accepts on.
+func (w *Worker) serveQueued(e Engine) {
+	for _, l := range w.lastToAccept() {
+		q := l.queue()
+		if !q.more() {
+			continue
+		}
+		if err := e.Serve(l.over(q)); err != nil {
+			w.log.Error("serve what is queued", "address", l.address, "error", err)
+		}
+	}
+}
+
+// closeQueues tells the master that we accept no more: the kernel may refuse clients.
+func (w *Worker) closeQueues() {
+	for _, l := range w.lastToAccept() {
+		for _, fd := range l.raw() {
+			sys.Close(fd)
+		}
+	}
+	w.say(ipc.Message{Kind: ipc.Closed})
+}
+
+// lastToAccept are the listeners whose queues end with us. Those that a service
+// manager keeps are answered by whoever starts the app again.
+func (w *Worker) lastToAccept() []*listener {
+	return slices.DeleteFunc(slices.Clone(w.listeners), func(l *listener) bool { return l.kept })
 }

@@ -322,6 +322,45 @@ func TestFinalDrainEmptiesTheSiblingsQueues(t *testing.T) {
 	s.ends(0)
 }
 
+// A client that has connected and not sent its request is in no queue where accepting
+// is deferred: a final drain waits for it, as it does for one that was accepted.
+func TestFinalDrainWaitsForWhoHasConnected(t *testing.T) {
+	s := start(t, "", true)
+	s.hears(ipc.Hello)
+	l := life()
+	l.LameDuck = 2 * time.Second
+	s.welcomes(l, false)
+	s.hears(ipc.Ready)
+	if err := sys.ListenerOptions(s.fd, true); err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", s.socket.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second)) // no socket of ours has one
+	s.says(ipc.Message{Kind: ipc.Drain, Final: true})
+	closed := make(chan struct{})
+	go func() {
+		s.hears(ipc.Closed)
+		close(closed)
+	}()
+	select {
+	case <-closed:
+		t.Error("it has closed its sockets while somebody is on the way")
+	case <-time.After(300 * time.Millisecond):
+	}
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"); err != nil {
+		t.Error(err)
+	}
+	if answer, err := io.ReadAll(c); err != nil || !strings.Contains(string(answer), "slot 3") {
+		t.Errorf("%q, %v", answer, err)
+	}
+	<-closed
+	s.ends(0)
+}
+
 // TERM from anyone drains; the master is told that nobody there asked.
 func TestTermFromAnyone(t *testing.T) {
 	s := start(t, "", true)

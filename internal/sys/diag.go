@@ -9,6 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// States of TCP sockets, of include/net/tcp_states.h.
+const (
+	established = 1 // TCP_ESTABLISHED
+	synReceived = 3 // TCP_SYN_RECV; TCP_NEW_SYN_RECV is listed with it
+)
+
 // Peers are the remote addresses of TCP connections that are established to a
 // local port, at most so many of each family, as the kernel lists them
 // (sock_diag(7), in this process's network namespace). It blocks for as long as
@@ -16,7 +22,7 @@ import (
 func Peers(port uint16, most int) ([]netip.Addr, error) {
 	var all []netip.Addr
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		peers, err := peers(family, port, most)
+		peers, err := peers(family, established, port, most)
 		if err != nil {
 			return nil, fmt.Errorf("list connections to port %d: %w", port, err)
 		}
@@ -25,7 +31,24 @@ func Peers(port uint16, most int) ([]netip.Addr, error) {
 	return all, nil
 }
 
-func peers(family byte, port uint16, most int) ([]netip.Addr, error) {
+// Handshakes reports whether a client is connecting to a local port, and is in no
+// queue yet: its handshake is under way, or its first bytes are to come where the
+// socket has TCP_DEFER_ACCEPT (tcp(7)). It blocks as Peers does.
+func Handshakes(port uint16) (bool, error) {
+	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
+		peers, err := peers(family, synReceived, port, 1)
+		if err != nil {
+			return false, fmt.Errorf("list handshakes to port %d: %w", port, err)
+		}
+		if len(peers) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// peers are those of one family (an AF_) whose sockets are in one state.
+func peers(family byte, state int, port uint16, most int) ([]netip.Addr, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
@@ -38,8 +61,7 @@ func peers(family byte, port uint16, most int) ([]netip.Addr, error) {
 	native.PutUint16(request[4:], unix.SOCK_DIAG_BY_FAMILY)
 	native.PutUint16(request[6:], unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
 	request[16], request[17] = family, unix.IPPROTO_TCP
-	const established = 1 // TCP_ESTABLISHED of include/net/tcp_states.h
-	native.PutUint32(request[20:], 1<<established)
+	native.PutUint32(request[20:], 1<<state)
 	binary.BigEndian.PutUint16(request[24:], port)
 	if err := unix.Sendto(fd, request, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, os.NewSyscallError("sendto", err)
