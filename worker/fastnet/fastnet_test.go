@@ -542,6 +542,33 @@ func TestParkedBehindWaiting(t *testing.T) {
 	}
 }
 
+// Much that happens at once is all reported, and not the rest of it with what happens next.
+func TestManyAtOnce(t *testing.T) {
+	l, address := listen(t)
+	const conns = 4 * maxTaken
+	r := &resumer{resumed: make(chan struct{}, conns)}
+	var clients []*net.TCPConn
+	for range conns {
+		c, client := pair(t, l, address)
+		if err := c.Park(r); err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, client)
+	}
+	l.poller.mu.Lock() // it can take some once, no more
+	for _, client := range clients {
+		client.Write([]byte("x"))
+	}
+	l.poller.mu.Unlock()
+	for n := range conns {
+		select {
+		case <-r.resumed:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%d of %d are resumed", n, conns)
+		}
+	}
+}
+
 // Nothing that comes while a connection is parked is missed, whoever is faster.
 func TestParkMeetsBytes(t *testing.T) {
 	l, address := listen(t)

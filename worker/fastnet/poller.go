@@ -56,9 +56,10 @@ type Poller struct {
 	// The polling hand's:
 	look   func(uintptr) bool
 	events sys.Events
-	n      int // of events
-	taken  int // events since the runtime's own poller had its turn
-	again  int // is always readable, and so makes an event when one is wanted
+	n      int  // of events
+	taken  int  // events since the runtime's own poller had its turn
+	again  int  // is always readable, and so makes an event when one is wanted
+	wanted bool // that event is to come
 
 	deadlines atomic.Int64 // how many are set and have not come
 }
@@ -104,6 +105,7 @@ func (p *Poller) open() (err error) {
 		sys.Close(p.again)
 		return os.NewSyscallError("epoll_ctl", errno)
 	}
+	p.wanted = true
 	return nil
 }
 
@@ -195,10 +197,11 @@ func (p *Poller) poll() {
 	p.mu.Lock()
 	for i := range p.n {
 		e := p.events.At(i)
-		fd := int(uint32(e.Data))
-		if fd >= len(p.sockets) { // nobody's
+		if e.Data == nobody {
+			p.wanted = false
 			continue
 		}
+		fd := int(uint32(e.Data))
 		// The descriptor may be another socket's by now.
 		if s := p.sockets[fd]; s != nil && s.generation == uint32(e.Data>>32) {
 			woken = s.happened(e.Events) || woken
@@ -213,9 +216,11 @@ func (p *Poller) poll() {
 // lookNow takes what has happened, and reports whether anything has: else it is called
 // again when something does, as the runtime's poller has it.
 func (p *Poller) lookNow(uintptr) bool {
-	if p.taken >= maxTaken {
-		p.taken = 0
-		sys.EpollAnew(p.fd, p.again, sys.EpollIn|sys.EpollEdge, nobody) // what is there already is no news to the runtime's poller
+	// What is there already is no news to the runtime's poller, and one more event is
+	// none either while the last is still to be taken, behind many others.
+	if p.taken >= maxTaken && !p.wanted {
+		p.taken, p.wanted = 0, true
+		sys.EpollAnew(p.fd, p.again, sys.EpollIn|sys.EpollEdge, nobody)
 		return false
 	}
 	p.n = sys.EpollNow(p.fd, &p.events)
