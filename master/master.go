@@ -248,6 +248,10 @@ func New(ctx context.Context, o Options) (_ *Master, err error) {
 		return nil, err
 	}
 	m.server = admin.Serve(control, m)
+	if m.instance.Name != name {
+		m.log.Warn(fmt.Sprintf("another drover that runs is named %q: this one is %q; to name it yourself give --name", name, m.instance.Name),
+			"event", "renamed", "wanted", name, "name", m.instance.Name)
+	}
 	m.log.Info(fmt.Sprintf("drover %q: pid %d, %s (%s)", m.instance.Name, os.Getpid(), count(m.config.Workers, "worker"), m.why),
 		"event", "start", "name", m.instance.Name, "pid", os.Getpid(), "workers", m.config.Workers)
 	for _, g := range m.groups {

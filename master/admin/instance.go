@@ -92,7 +92,7 @@ func claim(dir, name string) (*Instance, error) {
 	i := &Instance{Name: name, dir: dir}
 	lock, err := os.OpenFile(i.path("lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("claim the name %q: %w", name, err)
+		return nil, fmt.Errorf("claim the name %q: %w (set %s to a directory of your own)", name, err, ipc.EnvRuntimeDir)
 	}
 	got, err := sys.Flock(lock)
 	if err != nil {
