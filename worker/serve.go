@@ -124,19 +124,17 @@ func (w *Worker) dump() {
 // is on the way any more.
 func (w *Worker) lameDuck(ctx context.Context, e Engine) {
 	final, closing := w.final, false
-	over := time.NewTimer(max(0, w.life.LameDuck))
-	defer over.Stop()
-	look := time.NewTicker(10 * time.Millisecond)
+	over := time.Now().Add(w.life.LameDuck)
+	const pace = 10 * time.Millisecond
+	look := time.NewTicker(pace)
 	defer look.Stop()
 	for ended := false; !ended; {
 		select {
 		case <-final:
 		case <-look.C:
-		case <-over.C:
-			ended = true
 		case <-ctx.Done():
-			ended = true
 		}
+		ended = ctx.Err() != nil || !time.Now().Before(over)
 		select {
 		case <-final:
 			final, closing = nil, true
@@ -144,7 +142,9 @@ func (w *Worker) lameDuck(ctx context.Context, e Engine) {
 		default:
 		}
 		if closing {
-			nobody := ended || !w.handshakes() // asked first: whoever got through since is queued
+			asked := time.Now()
+			nobody := ended || !w.handshakes()          // asked first: whoever got through since is queued
+			look.Reset(max(pace, 10*time.Since(asked))) // dear among very many sockets
 			w.serveQueued(e)
 			if nobody {
 				closing = false
@@ -199,7 +199,7 @@ func (w *Worker) serveQueued(e Engine) {
 		if !q.more() {
 			continue
 		}
-		if err := e.Serve(l.over(q)); err != nil {
+		if err := e.Serve(l.over(q)); err != nil && !errors.Is(err, net.ErrClosed) { // as http.Server says that it is empty
 			w.log.Error("serve what is queued", "address", l.address, "error", err)
 		}
 	}

@@ -339,7 +339,7 @@ func TestFinalDrainWaitsForWhoHasConnected(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second)) // no socket of ours has one
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second)) // nobody resets it: this process has the socket too
 	s.says(ipc.Message{Kind: ipc.Drain, Final: true})
 	closed := make(chan struct{})
 	go func() {

@@ -78,10 +78,16 @@ func peers(family byte, state int, port uint16, most int) ([]netip.Addr, error) 
 				return nil, fmt.Errorf("a netlink message of %d bytes in %d", length, len(rest))
 			}
 			switch kind := native.Uint16(rest[4:]); {
-			case kind == unix.NLMSG_DONE, len(found) >= most:
+			case len(found) >= most:
 				return found, nil
-			case kind == unix.NLMSG_ERROR && length >= 20:
-				return nil, os.NewSyscallError("sock_diag", unix.Errno(-int32(native.Uint32(rest[16:]))))
+			case (kind == unix.NLMSG_DONE || kind == unix.NLMSG_ERROR) && length >= 20:
+				// Either carries what the dump came to, 0 or a negative errno (netlink(7)).
+				if code := int32(native.Uint32(rest[16:])); code != 0 {
+					return nil, os.NewSyscallError("sock_diag", unix.Errno(-code))
+				}
+				return found, nil
+			case kind == unix.NLMSG_DONE:
+				return found, nil
 			case kind == unix.SOCK_DIAG_BY_FAMILY && length >= 16+40:
 				// struct inet_diag_msg: idiag_dst at byte 24.
 				destination := rest[16+24 : 16+40]
